@@ -1,0 +1,295 @@
+"""The door: reads arguments, calls the library, draws progress, and turns outcomes into exit codes.
+
+Exit codes: 0 the answer is "reached"; 3 it is not; 2 the input can't be used; 4 the run failed; 1 only for a bug.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stillscape._errors import InputError, StillscapeError
+from stillscape._terminal import TerminalProgress
+
+app = typer.Typer(
+    name="stillscape",
+    help="How much data is enough? Sufficient dataset sizes for fine-tuned transformers.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+REACHED, BAD_INPUT, NOT_REACHED, FAILED = 0, 2, 3, 4
+LONG_RUN_S = 3600.0
+
+Data = Annotated[str, typer.Argument(help="Folder of images (a folder per class), parquet file, dataset, or 'digits'.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; one that exists is taken up again.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+PlanFile = Annotated[Path | None, typer.Argument(metavar="[PLAN.toml]", help="A plan; flags change it.")]
+DataFlag = Annotated[str | None, typer.Option("--data", help="Folder, parquet file, Hugging Face dataset, or 'digits'.")]
+Labels = Annotated[str | None, typer.Option("--labels", help="CSV with columns file, label and perhaps group.")]
+Groups = Annotated[
+    str | None,
+    typer.Option("--groups", help=r"Never split these: a column, or a pattern on file names such as '(patient\d+)_'."),
+]
+Window = Annotated[
+    str | None, typer.Option("--window", metavar="LOW:HIGH", help="Grey values shown as black and white (16 bit).")
+]
+Model = Annotated[str | None, typer.Option("--model", help="Hub id, local folder, or 'bundled-vit'.")]
+Adapt = Annotated[
+    list[str] | None, typer.Option("--adapt", help="head, last-layers:N, lora:R or full; may be given several times.")
+]
+Sizes = Annotated[str | None, typer.Option("--sizes", help="50,100,200,400, or how many sizes.")]
+Repeats = Annotated[int | None, typer.Option("--repeats", help="Orders of the data.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", help="Training seeds for each order.")]
+Epsilon = Annotated[float | None, typer.Option("--epsilon", help="Enough: the next doubling brings at most this.")]
+Target = Annotated[float | None, typer.Option("--target", help="Enough: the metric is at least this.")]
+Metric = Annotated[str | None, typer.Option("--metric", help="accuracy, balanced_accuracy, macro_f1, auroc, ...")]
+SkipBroken = Annotated[bool | None, typer.Option("--skip-broken", help="Leave unreadable images out, and say so.")]
+Executor = Annotated[str, typer.Option("--executor", help="Where cells run: local.")]
+Workers = Annotated[int | None, typer.Option("--workers", help="Cells at a time; default: what the cores can serve.")]
+Budget = Annotated[str | None, typer.Option("--budget", help="Time the run may take: 90s, 30m, 2h. Cuts the plan.")]
+
+
+@app.command(epilog="Example: stillscape demo --out runs/demo")
+def demo(out: Out = None, executor: Executor = "local", as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Run the main job on built-in data: scikit-learn's digits and the bundled pre-trained ViT."""
+    with _outcomes_as_exit_codes():
+        _only_local(executor)
+        from stillscape.experiments import demo_plan
+
+        _run(demo_plan(), out or Path("runs/demo"), None, as_json, quiet)
+
+
+@app.command(
+    epilog="Example: stillscape run --data photos/ --model google/vit-base-patch16-224 --adapt lora:8 "
+    "--sizes 50,100,200,400 --repeats 5 --epsilon 0.01 --out runs/photos"
+)
+def run(
+    plan: PlanFile = None,
+    data: DataFlag = None,
+    labels: Labels = None,
+    groups: Groups = None,
+    window: Window = None,
+    model: Model = None,
+    adapt: Adapt = None,
+    sizes: Sizes = None,
+    repeats: Repeats = None,
+    seeds: Seeds = None,
+    epsilon: Epsilon = None,
+    target: Target = None,
+    metric: Metric = None,
+    skip_broken: SkipBroken = None,
+    workers: Workers = None,
+    budget: Budget = None,
+    executor: Executor = "local",
+    out: Out = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how a model gets better with more data, and answer: is there enough?"""
+    with _outcomes_as_exit_codes():
+        _only_local(executor)
+        budget_s = _seconds(budget)
+        full_plan = _plan(
+            plan, out, data=data, labels=labels, groups=groups, window=_window(window), model=model, adapt=adapt,
+            sizes=_sizes(sizes), repeats=repeats, seeds=seeds, epsilon=epsilon, target=target, metric=metric,
+            skip_broken=skip_broken, workers=workers,
+        )  # fmt: skip
+        _run(full_plan, out or _default_folder(full_plan), budget_s, as_json, quiet)
+
+
+@app.command("plan", epilog="Example: stillscape plan --data photos/ --model google/vit-base-patch16-224 --adapt lora:8")
+def plan_command(
+    plan: PlanFile = None,
+    data: DataFlag = None,
+    labels: Labels = None,
+    groups: Groups = None,
+    window: Window = None,
+    model: Model = None,
+    adapt: Adapt = None,
+    sizes: Sizes = None,
+    repeats: Repeats = None,
+    seeds: Seeds = None,
+    metric: Metric = None,
+    skip_broken: SkipBroken = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would cost, from a few steps of this model on this machine; run nothing."""
+    with _outcomes_as_exit_codes():
+        from stillscape.experiments import Silent, estimate, set_up, wall_seconds
+
+        full_plan = _plan(
+            plan, None, data=data, labels=labels, groups=groups, window=_window(window), model=model, adapt=adapt,
+            sizes=_sizes(sizes), repeats=repeats, seeds=seeds, metric=metric, skip_broken=skip_broken, workers=workers,
+        )  # fmt: skip
+        bench, images = set_up(full_plan, Path("."), Silent())
+        costs = estimate(bench, images)
+        seconds = wall_seconds(bench, costs)
+        if as_json:
+            print(json.dumps({"sizes": bench.sizes, "seconds": seconds, "costs": [c.__dict__ for c in costs]}, indent=1))
+            return
+        _print_costs(costs, bench.sizes, seconds)
+
+
+@app.command(epilog="Example: stillscape doctor photos/ --groups '(patient[0-9]+)_'")
+def doctor(
+    data: Data,
+    labels: Labels = None,
+    groups: Groups = None,
+    window: Window = None,
+    sizes: Sizes = None,
+    quiet: Quiet = False,
+) -> None:
+    """Say what is wrong with a dataset, before money is spent on it."""
+    with _outcomes_as_exit_codes():
+        from stillscape.data import examine, open_images
+
+        images = open_images(data, labels=labels, groups=groups, window=_window(window))
+        wanted = _sizes(sizes)
+        listed = wanted if isinstance(wanted, list) else None  # of a bare count nothing can be said beforehand
+        with TerminalProgress(quiet) as progress:
+            progress.stage("reading images", len(images.files))
+            found = examine(images, sizes=listed, progress=lambda done, _: progress.advance(done))
+        print(found.to_text())
+        if found.problems:
+            raise typer.Exit(BAD_INPUT)
+
+
+@app.command(epilog="Example: stillscape report runs/photos")
+def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Draw report.html and the figures again, from what the run folder holds."""
+    with _outcomes_as_exit_codes():
+        from stillscape.experiments import read_result
+        from stillscape.report import write_report
+
+        result = read_result(folder)
+        print(f"report: {write_report(result, folder)}")
+        raise typer.Exit(_exit_code(result))
+
+
+def _run(plan: Any, folder: Path, budget_s: float | None, as_json: bool, quiet: bool) -> None:
+    from stillscape import experiments
+    from stillscape.report import write_report
+
+    with TerminalProgress(quiet) as progress:
+        result = experiments.run(plan, folder, progress=progress, budget_s=budget_s)
+        path = write_report(result, folder)
+    if as_json:
+        print(json.dumps(result, indent=1))
+        typer.echo(f"report: {path}", err=True)
+    else:
+        for part in result["results"]:
+            print(f"{part['adapt']}: {part['verdict']['sentence']}\n")
+        print(f"Verdict: {result['verdict']['sentence']}")
+        print(f"Report:  {path}")
+    if all(cell["status"] == "failed" for part in result["results"] for cell in part["cells"]):
+        raise typer.Exit(FAILED)
+    raise typer.Exit(_exit_code(result))
+
+
+def _exit_code(result: dict[str, Any]) -> int:
+    return REACHED if result["verdict"]["status"] == "reached" else NOT_REACHED
+
+
+def _plan(path: Path | None, out: Path | None, **flags: Any) -> Any:
+    """Return the plan of a file changed by flags; with neither a plan nor data, the one that the run folder holds."""
+    from stillscape.experiments import make_plan
+
+    if path is None and flags["data"] is None and out is not None and (out / "plan.toml").is_file():
+        path = out / "plan.toml"
+    return make_plan(path, **flags)
+
+
+def _default_folder(plan: Any) -> Path:
+    from stillscape.experiments import content_key
+
+    return Path("runs") / f"{Path(plan.data).name}-{content_key(plan.without_revisable())[:8]}"
+
+
+def _print_costs(costs: list[Any], sizes: tuple[int, ...], seconds: float) -> None:
+    table = Table("adaptation", "cells", "trainings", "images through the model", "computing", "cache on disk")
+    for cost in costs:
+        table.add_row(
+            cost.adapt, str(cost.cells), str(cost.trainings), f"{cost.sample_passes:,}", _minutes(cost.seconds),
+            f"{cost.cache_bytes / 2**20:.0f} MiB",
+        )  # fmt: skip
+    Console().print(f"Sizes {', '.join(map(str, sizes))}.", table, f"About {_minutes(seconds)} on this machine.")
+    if seconds > LONG_RUN_S:
+        worst = max(costs, key=lambda cost: cost.seconds)
+        print(
+            f"That is long. {worst.adapt} takes most of it; what to cut: its largest size, --repeats or --seeds, "
+            "or let --budget 1h choose."
+        )
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def _outcomes_as_exit_codes() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; everything recorded is kept, and the same command goes on from there.", err=True)
+        raise typer.Exit(FAILED) from None
+    except InputError as error:
+        typer.echo(f"stillscape: {error}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except StillscapeError as error:
+        typer.echo(f"stillscape: {error}", err=True)
+        raise typer.Exit(FAILED) from None
+
+
+def _only_local(executor: str) -> None:
+    if executor != "local":
+        raise InputError(f"executor is {executor!r}; this version runs cells with 'local' only.")
+
+
+def _sizes(text: str | None) -> int | list[int] | None:
+    if text is None:
+        return None
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"sizes is {text!r}; give whole numbers such as 50,100,200,400, or how many sizes.") from None
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _window(text: str | None) -> tuple[float, float] | None:
+    from stillscape.data import parse_window
+
+    return None if text is None else parse_window(text)
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    try:
+        seconds = float(text[:-1]) * units[text[-1]]
+    except (KeyError, ValueError, IndexError):
+        raise InputError(f"budget is {text!r}; give a time such as 90s, 30m or 2h.") from None
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"budget is {text!r}; it must be above zero.")
+    return seconds
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

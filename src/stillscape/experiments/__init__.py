@@ -1,0 +1,29 @@
+"""Plans, runs and their records: the way from a folder of images to a verdict."""
+
+from stillscape.experiments.analyze import analyze
+from stillscape.experiments.bench import Bench, Cell, set_up
+from stillscape.experiments.cost import Cost, estimate, fit_budget, wall_seconds
+from stillscape.experiments.plan import Plan, demo_plan, make_plan
+from stillscape.experiments.progress import Progress, Silent
+from stillscape.experiments.run import read_result, run
+from stillscape.experiments.store import Store, content_key
+
+__all__ = [
+    "Bench",
+    "Cell",
+    "Cost",
+    "Plan",
+    "Progress",
+    "Silent",
+    "Store",
+    "analyze",
+    "content_key",
+    "demo_plan",
+    "estimate",
+    "fit_budget",
+    "make_plan",
+    "read_result",
+    "run",
+    "set_up",
+    "wall_seconds",
+]

@@ -1,0 +1,114 @@
+"""One cell: train on nested subsets outside each fold, score what was held out, keep what later questions need."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from stillscape.experiments.bench import Bench, Cell
+from stillscape.experiments.store import Store
+from stillscape.models import trained_state
+from stillscape.training import Fit, Scores, fit, metrics, per_class_recall, score
+
+KEPT_PARAMETERS = 20_000_000  # per fold; above it w_k is not stored, and quantities that need it are said to be missing
+
+
+def run_cell(bench: Bench, store: Store, cell: Cell) -> None:
+    """Measure one cell and store its record; a training that fails is recorded as failed, with its reason."""
+    labels, inputs = bench.labels, bench.inputs(cell.adapt)
+    recipe = bench.plan.recipe(cell.adapt)
+    parts: list[dict[str, Any]] = []
+    tables: list[dict[str, np.ndarray]] = []
+    weights: dict[str, np.ndarray] = {}
+    started = time.perf_counter()
+    for fold in bench.fold_numbers:
+        rows = bench.training_rows(cell.k, cell.permutation, fold)
+        seed = bench.training_seed(cell, fold)
+        suffix = bench.split(cell.adapt, seed).suffix
+        before = time.perf_counter()
+        result = fit(suffix, inputs, labels, rows, recipe, seed=seed)
+        parts.append(_fold_record(fold, len(rows), result, time.perf_counter() - before))
+        if result.status == "failed":
+            break
+        for role, scored in (("train", rows), ("heldout", bench.held_out_rows(fold))):
+            before = time.perf_counter()
+            tables.append(_table(fold, role, scored, labels, score(suffix, inputs, labels, scored)))
+            parts[-1][f"{role}_scoring_s"] = time.perf_counter() - before
+        state = trained_state(suffix)
+        if sum(tensor.numel() for tensor in state.values()) <= KEPT_PARAMETERS:
+            weights.update({f"fold{fold}/{name}": tensor.numpy() for name, tensor in state.items()})
+    record = {"cell": cell.__dict__, **_outcome(parts), "folds": parts}
+    losses = None
+    if record["status"] == "ok":
+        columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        record |= _measurements(columns, len(bench.classes))
+        losses = _arrow_columns(columns)
+    record |= {"seconds": time.perf_counter() - started, "peak_memory_bytes": peak_memory_bytes()}
+    store.write(bench.key(cell), record, losses, weights if losses else None)
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _fold_record(fold: int, num_training: int, result: Fit, seconds: float) -> dict[str, Any]:
+    return {
+        "fold": fold,
+        "num_training": num_training,
+        "status": result.status,
+        "reason": result.reason,
+        "steps": result.steps,
+        "epochs": result.epochs,
+        "stop": result.stop,
+        "gradient_norm": _finite(result.gradient_norm),
+        "penalized_gradient_norm": _finite(result.penalized_gradient_norm),
+        "trace": [{name: _finite(value) for name, value in point.items()} for point in result.trace],
+        "training_s": seconds,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else value
+
+
+def _outcome(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    failed = [part for part in parts if part["status"] == "failed"]
+    if failed:
+        return {"status": "failed", "reason": f"fold {failed[0]['fold']}: {failed[0]['reason']}"}
+    return {"status": "ok", "reason": ""}
+
+
+def _table(fold: int, role: str, rows: np.ndarray, labels: np.ndarray, scores: Scores) -> dict[str, np.ndarray]:
+    return {
+        "fold": np.full(len(rows), fold, dtype=np.int16),
+        "role": np.full(len(rows), role),
+        "sample": rows.astype(np.int64),
+        "label": labels[rows].astype(np.int64),
+        "loss": scores.losses,
+        "probabilities": scores.probabilities,
+    }
+
+
+def _measurements(columns: dict[str, np.ndarray], num_classes: int) -> dict[str, Any]:
+    held_out = columns["role"] == "heldout"
+    labels, probabilities = columns["label"][held_out], columns["probabilities"][held_out]
+    measured = metrics(labels, probabilities)
+    return {
+        "metrics": measured,
+        "heldout_loss": float(columns["loss"][held_out].mean()),
+        "train_loss": float(columns["loss"][~held_out].mean()),
+        "per_class_recall": per_class_recall(labels, probabilities.argmax(1), num_classes),
+    }
+
+
+def _arrow_columns(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    import pyarrow as pa
+
+    probabilities = columns["probabilities"]
+    flat = pa.array(np.ascontiguousarray(probabilities).reshape(-1))
+    matrix = pa.FixedSizeListArray.from_arrays(flat, probabilities.shape[1])
+    return {**columns, "role": pa.array(columns["role"]).dictionary_encode(), "probabilities": matrix}

@@ -1,0 +1,148 @@
+"""What a run will cost, from a few steps of this model on this machine; and which smaller plan fits a budget."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stillscape._errors import InputError
+from stillscape.data import ImageSet
+from stillscape.experiments.bench import Bench
+from stillscape.experiments.local import num_workers
+from stillscape.experiments.plan import Plan
+from stillscape.experiments.threads import thread_count
+from stillscape.models import parse_adaptation, pixel_values
+from stillscape.training import fit, score
+
+MEASURED_IMAGES = 32
+MEASURED_STEPS = 3
+START_S = 10.0  # imports, worker start, analysis and report, on a machine such as a laptop
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds of one thing each, measured: reading an image, encoding it, a training step, scoring an image."""
+
+    read: float
+    encode: float
+    step: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one adaptation will take.
+
+    Attributes:
+        adapt: the adaptation.
+        cells: cells of the plan.
+        trainings: cells times folds.
+        sample_passes: images that go through the trained part, forward and backward counted as one.
+        seconds: of computing, before it is shared out over workers.
+        cache_seconds: of them, what is computed once and before any cell.
+        cache_bytes: disk that the cached activations take.
+    """
+
+    adapt: str
+    cells: int
+    trainings: int
+    sample_passes: int
+    seconds: float
+    cache_seconds: float
+    cache_bytes: int
+
+
+def measure_rates(bench: Bench, images: ImageSet, adapt: str) -> tuple[Rates, int]:
+    """Return measured rates, and the bytes of one cached activation."""
+    rows = np.arange(min(MEASURED_IMAGES, len(images.labels)))
+    recipe = bench.plan.recipe(adapt)
+    convex = parse_adaptation(adapt).kind == "head"
+    if not convex:
+        recipe = recipe.model_copy(update={"steps": MEASURED_STEPS, "early_stop": None})
+    with thread_count(bench.plan.threads):
+        split = bench.split(adapt)
+        read, batch = _timed(lambda: pixel_values(bench.pretrained.processor, [images.read(row) for row in rows]))
+        encode, inputs = 0.0, batch
+        if split.encode is not None:
+            with torch.no_grad():
+                split.encode(batch[:2])  # the first call of a kernel sets it up
+                encode, inputs = _timed(lambda: split.encode(batch))  # type: ignore[misc]
+        array, labels = inputs.float().numpy(), bench.labels[rows]
+        fit(split.suffix, array, labels, rows, recipe, seed=0)
+        training, _ = _timed(lambda: fit(split.suffix, array, labels, rows, recipe, seed=0))
+        scoring, _ = _timed(lambda: score(split.suffix, array, labels, rows))
+    step = training / (len(rows) if convex else MEASURED_STEPS)
+    return Rates(read / len(rows), encode / len(rows), step, scoring / len(rows)), array[0].nbytes
+
+
+def estimate(bench: Bench, images: ImageSet) -> list[Cost]:
+    """Return the cost of each adaptation of the plan, extrapolated from measured rates."""
+    return [_cost(bench, adapt, *measure_rates(bench, images, adapt)) for adapt in bench.plan.adapt]
+
+
+def wall_seconds(bench: Bench, costs: list[Cost]) -> float:
+    """Return the time that a run will take, with its cells shared out over the workers of this machine."""
+    workers = num_workers(bench, sum(cost.cells for cost in costs))
+    cached = sum(cost.cache_seconds for cost in costs)
+    return START_S + cached + sum(cost.seconds - cost.cache_seconds for cost in costs) / workers
+
+
+def fit_budget(bench: Bench, images: ImageSet, budget_s: float) -> tuple[Plan, float]:
+    """Return the largest plan that fits a budget, and its estimated seconds.
+
+    Seeds go first, then repeats down to two, then the largest sizes down to a grid of three: what is kept longest is
+    what the verdict needs most, the paired gain of a doubling.
+
+    Raises:
+        InputError: if not even the smallest such plan fits; the message says what it would take.
+    """
+    rates = {adapt: measure_rates(bench, images, adapt) for adapt in bench.plan.adapt}
+    seconds = 0.0
+    for plan in _smaller_plans(bench.plan.model_copy(update={"sizes": bench.sizes})):
+        assert not isinstance(plan.sizes, int)
+        smaller = Bench(**{**bench.__getstate__(), "plan": plan, "sizes": plan.sizes})
+        seconds = wall_seconds(smaller, [_cost(smaller, adapt, *rates[adapt]) for adapt in plan.adapt])
+        if seconds <= budget_s:
+            return plan, seconds
+    raise InputError(
+        f"budget is {budget_s / 60:.1f} minutes, but the smallest plan that can give a verdict takes about "
+        f"{seconds / 60:.1f}; give more time, fewer adaptations, or a smaller model."
+    )
+
+
+def _smaller_plans(plan: Plan) -> Iterator[Plan]:
+    assert not isinstance(plan.sizes, int)
+    yield plan
+    for seeds in range(plan.seeds - 1, 0, -1):
+        yield (plan := plan.model_copy(update={"seeds": seeds}))
+    for repeats in range(plan.repeats - 1, 1, -1):
+        yield (plan := plan.model_copy(update={"repeats": repeats}))
+    sizes = plan.sizes
+    while len(sizes) > 3:
+        sizes = sizes[:-1]
+        yield plan.model_copy(update={"sizes": sizes})
+
+
+def _cost(bench: Bench, adapt: str, rates: Rates, activation_bytes: int) -> Cost:
+    plan, recipe, n = bench.plan, bench.plan.recipe(adapt), len(bench.labels)
+    convex = parse_adaptation(adapt).kind == "head"
+    repeats, folds = plan.repeats * plan.seeds, len(bench.fold_numbers)
+    steps = sum(k if convex else recipe.num_steps(k) for k in bench.sizes) * repeats * folds
+    scored = (len(bench.scored) * len(bench.sizes) + folds * sum(bench.sizes)) * repeats
+    probe_images = min(plan.probe_images, len(bench.held_out_rows(0)))
+    # A slope costs about two scorings; a product with a Hessian about four trainings of one image, 20 of them each.
+    probes = plan.repeats * probe_images * (len(bench.sizes) + plan.directions) * 3
+    products = plan.repeats * plan.curvature_images * 20 * 8
+    cached = n * (rates.read + rates.encode)
+    seconds = cached + steps * rates.step + (scored + probes + products) * rates.score
+    passes = scored + (steps if convex else steps * recipe.batch)
+    cells = len(bench.sizes) * repeats
+    return Cost(adapt, cells, cells * folds, passes, seconds, cached, n * activation_bytes)
+
+
+def _timed(action):  # noqa: ANN001, ANN202 - whatever it returns
+    started = time.perf_counter()
+    value = action()
+    return time.perf_counter() - started, value

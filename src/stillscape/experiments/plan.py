@@ -1,0 +1,169 @@
+"""The plan of a run: everything that decides its numbers, in one TOML file that a person can read and change."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stillscape._errors import InputError
+from stillscape.models.adapt import parse_adaptation
+from stillscape.training.metrics import METRICS
+from stillscape.training.recipe import Recipe, default_recipe
+
+#: Fields that may differ when a run folder is taken up again: they choose among cells, or ask another question of them.
+REVISABLE = frozenset(
+    {"adapt", "sizes", "repeats", "seeds", "metric", "epsilon", "epsilon_loss", "target", "level", "workers", "skip_broken"}
+)
+
+
+class Plan(BaseModel):
+    """What to measure, and how; the defaults are sane for a few hundred images.
+
+    Attributes:
+        data: built-in name, folder, parquet file, or Hugging Face dataset.
+        labels: a ``labels.csv`` for a flat folder.
+        groups: column, or regular expression on file names, of what must never be split (a patient, a scene).
+        window: grey values that become black and white, for 16-bit grey images.
+        model: ``bundled-vit``, a local folder, or a Hub id.
+        adapt: the adaptations to compare.
+        sizes: the grid of k, or how many sizes a geometric grid should have.
+        repeats: seeded orders of the data.
+        seeds: training seeds for each order.
+        evaluation: ``cross-fit``, ``holdout``, or ``auto``: cross-fitting under 2,000 images.
+        folds: of cross-fitting.
+        held_out: share of the images that is held out otherwise.
+        split_seed: decides folds and orders.
+        metric: what the verdict is about.
+        epsilon: tolerance on the gain of the next doubling, in units of the metric.
+        epsilon_loss: tolerance on losses, in nats; `epsilon` unless given.
+        target: ask for this level of the metric instead.
+        level: of every interval.
+        recipes: changes to the default recipe, by kind of adaptation.
+        skip_broken: leave images out that can't be read, and say how many.
+        threads: of every cell; part of the plan because it moves the last digits.
+        workers: cells at a time; moves no number.
+        directions: random directions in which the neighborhood of w* is probed.
+        probe_images: held-out images used there.
+        curvature_images: of them, how many have their curvature taken.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    labels: str | None = None
+    groups: str | None = None
+    window: tuple[float, float] | None = None
+    model: str = "bundled-vit"
+    adapt: Annotated[tuple[str, ...], Field(min_length=1)] = ("head", "last-layers:1", "lora:4")
+    sizes: int | tuple[Annotated[int, Field(ge=1)], ...] = 5
+    repeats: Annotated[int, Field(ge=1)] = 3
+    seeds: Annotated[int, Field(ge=1)] = 2
+    evaluation: Literal["auto", "cross-fit", "holdout"] = "auto"
+    folds: Annotated[int, Field(ge=2)] = 5
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    split_seed: int = 0
+    metric: str = "accuracy"
+    epsilon: Annotated[float, Field(gt=0)] = 0.01
+    epsilon_loss: Annotated[float, Field(gt=0)] | None = None
+    target: float | None = None
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+    recipes: dict[Literal["head", "last-layers", "lora", "full"], dict[str, Any]] = {}
+    skip_broken: bool = False
+    threads: Annotated[int, Field(ge=1)] = 1
+    workers: Annotated[int, Field(ge=1)] | None = None
+    directions: Annotated[int, Field(ge=1)] = 2
+    probe_images: Annotated[int, Field(ge=2)] = 512
+    curvature_images: Annotated[int, Field(ge=1)] = 8
+
+    @field_validator("adapt", mode="before")
+    @classmethod
+    def _known_adaptations(cls, value: Any) -> Any:
+        values = [value] if isinstance(value, str) else list(value)
+        return tuple(dict.fromkeys(str(parse_adaptation(v)) for v in values))
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        if value not in METRICS:
+            raise ValueError(f"unknown; it must be one of {', '.join(METRICS)}")
+        return value
+
+    @field_validator("sizes")
+    @classmethod
+    def _growing(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if isinstance(value, int):
+            if value < 2:
+                raise ValueError("a count of sizes must be at least 2, since a curve needs two points")
+            return value
+        if len(value) < 2 or any(b <= a for a, b in zip(value, value[1:], strict=False)):
+            raise ValueError("must be at least two numbers, each above the one before: 50,100,200,400")
+        return value
+
+    @model_validator(mode="after")
+    def _recipes_fit(self) -> "Plan":
+        for text in self.adapt:
+            self.recipe(text)
+        return self
+
+    def recipe(self, adapt: str) -> Recipe:
+        """Return the default recipe of this adaptation with the plan's changes."""
+        adaptation = parse_adaptation(adapt)
+        changes = self.recipes.get(adaptation.kind, {})
+        return Recipe.model_validate({**default_recipe(adaptation).model_dump(), **changes})
+
+    @property
+    def loss_tolerance(self) -> float:
+        """The tolerance on losses, in nats."""
+        return self.epsilon if self.epsilon_loss is None else self.epsilon_loss
+
+    def to_toml(self) -> str:
+        """Return the plan as a TOML document, without the fields that were left open."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    def without_revisable(self) -> dict[str, Any]:
+        """Return the fields that must not change within one run folder."""
+        return {k: v for k, v in self.model_dump(mode="json").items() if k not in REVISABLE}
+
+
+def make_plan(path: Path | None = None, **changes: Any) -> Plan:
+    """Return the plan in a TOML file, changed by whatever is not None.
+
+    Raises:
+        InputError: if the file can't be read, isn't TOML, or a field is unknown or out of range; the field is named.
+
+    Example:
+        >>> make_plan(data="digits", sizes=[50, 100]).sizes
+        (50, 100)
+    """
+    fields: dict[str, Any] = {}
+    if path is not None:
+        try:
+            fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"plan {str(path)!r} can't be read: {error.strerror}. Give the path of a TOML file.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"plan {str(path)!r} is not valid TOML: {error}.") from None
+    fields.update({name: value for name, value in changes.items() if value is not None})
+    if "data" not in fields:
+        raise InputError("data is missing; name a folder of images, a dataset, or a built-in name such as 'digits'.")
+    try:
+        return Plan.model_validate(fields)
+    except ValidationError as error:
+        raise InputError(_first_problem(error)) from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    name = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int)) or "plan"
+    if problem["type"] == "extra_forbidden":
+        return f"{name} is not a field of a plan; the fields are {', '.join(Plan.model_fields)}."
+    message = problem["msg"].removeprefix("Value error, ")
+    value = problem["input"] if len(repr(problem["input"])) < 80 else "..."
+    return f"{name} is {value!r}: {message[:1].lower()}{message[1:].rstrip('.')}."
+
+
+def demo_plan() -> Plan:
+    """Return the plan of ``stillscape demo``: three adaptations of the bundled ViT to scikit-learn's digits."""
+    return make_plan(Path(__file__).with_name("demo.toml"))

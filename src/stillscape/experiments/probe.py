@@ -1,0 +1,152 @@
+"""The neighborhood of w*: losses and slopes away from it, and the constants that Theorem 3 asks for.
+
+w* is the model trained at the largest size m, in one fold; all images here are held out in that fold.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stillscape.curvature import PerSampleHessian, spectral_norms
+from stillscape.experiments.bench import METHOD, Bench, Cell
+from stillscape.experiments.cell import peak_memory_bytes
+from stillscape.experiments.store import Store, content_key
+from stillscape.models import load_trained_state
+from stillscape.training import directional_slopes, score
+
+FOLD = 0
+GRADIENT_IMAGES = 64
+NUMBERS_AT_ONCE = 50_000_000  # of a chunk of per-sample gradients; bounds memory to a few hundred MB
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Which w*, and which smaller sizes give the directions to it."""
+
+    adapt: str
+    permutation: int
+    sizes: tuple[int, ...]
+
+    def cells(self) -> list[Cell]:
+        """Return the cells whose weights are read, the largest last."""
+        return [Cell(self.adapt, k, self.permutation, 0) for k in self.sizes]
+
+
+def probe_key(bench: Bench, probe: Probe) -> str:
+    """Return the content hash of everything that decides a probe's numbers."""
+    plan = bench.plan
+    cells = [bench.key(cell) for cell in probe.cells()]
+    return content_key(["probe", METHOD, cells, plan.directions, plan.probe_images, plan.curvature_images])
+
+
+def all_probes(bench: Bench, cells: Store) -> list[Probe]:
+    """Return a probe for each adaptation and order whose cells did not fail (or are not measured yet)."""
+    probes = [
+        Probe(adapt, permutation, bench.sizes) for adapt in bench.plan.adapt for permutation in range(bench.plan.repeats)
+    ]
+
+    def usable(cell: Cell) -> bool:
+        key = bench.key(cell)
+        return not cells.has(key) or cells.record(key)["status"] == "ok"
+
+    return [probe for probe in probes if all(usable(cell) for cell in probe.cells())]
+
+
+def run_probe(bench: Bench, cells: Store, probes: Store, probe: Probe) -> None:
+    """Measure one probe and store it; where weights were not kept, the record says so and holds nothing else."""
+    key = probe_key(bench, probe)
+    states = [_weights(cells, bench.key(cell)) for cell in probe.cells()]
+    star = states.pop()
+    if star is None or any(state is None for state in states):
+        probes.write(key, {"status": "missing", "reason": "the trained weights are too large to be kept"})
+        return
+    suffix = bench.split(probe.adapt).suffix
+    load_trained_state(suffix, star)
+    labels, inputs, rows = bench.labels, bench.inputs(probe.adapt), _rows(bench, probe)
+    directions = [{name: state[name] - star[name] for name in star} for state in states if state is not None]
+    radius = _norm(directions[-1])
+    names = [f"path:{k}" for k in probe.sizes[:-1]]
+    directions += [_gaussian(star, radius, bench, probe, number) for number in range(bench.plan.directions)]
+    names += [f"gaussian:{number}" for number in range(bench.plan.directions)]
+    table: dict[str, Any] = {"sample": rows, "star": score(suffix, inputs, labels, rows).losses}
+    for name, direction in zip(names, directions, strict=True):
+        table[f"slope:{name}"] = directional_slopes(suffix, inputs, labels, rows, direction)
+    for name, direction in zip(names, directions, strict=True):
+        load_trained_state(suffix, {n: star[n] + direction[n] for n in star})
+        table[f"loss:{name}"] = score(suffix, inputs, labels, rows).losses
+    load_trained_state(suffix, star)
+    record = {
+        "status": "ok",
+        "reason": "",
+        "probe": {"adapt": probe.adapt, "permutation": probe.permutation, "sizes": list(probe.sizes), "fold": FOLD},
+        "radius": radius,
+        "distances": {name: _norm(d) for name, d in zip(names, directions, strict=True)},
+        "constants": _constants(suffix, inputs, labels, rows, bench.plan.curvature_images),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    probes.write(key, record, table)
+
+
+def _weights(cells: Store, key: str) -> State | None:
+    kept = cells.weights(key)
+    if kept is None:
+        return None
+    prefix = f"fold{FOLD}/"
+    return {n.removeprefix(prefix): torch.from_numpy(w) for n, w in kept.items() if n.startswith(prefix)} or None
+
+
+def _rows(bench: Bench, probe: Probe) -> np.ndarray:
+    held_out = bench.held_out_rows(FOLD)
+    order = np.random.default_rng([bench.plan.split_seed, probe.permutation]).permutation(held_out)
+    return np.sort(order[: bench.plan.probe_images])
+
+
+def _gaussian(star: State, radius: float, bench: Bench, probe: Probe, number: int) -> State:
+    entropy = [bench.plan.split_seed, probe.permutation, number]
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+    direction = {name: torch.randn(w.shape, generator=generator) for name, w in star.items()}
+    scale = radius / _norm(direction)
+    return {name: scale * d for name, d in direction.items()}
+
+
+def _norm(state: State) -> float:
+    return float(sum(float(w.double().square().sum()) for w in state.values()) ** 0.5)
+
+
+def _constants(
+    suffix: torch.nn.Module, inputs: np.ndarray, labels: np.ndarray, rows: np.ndarray, num_curvature: int
+) -> dict[str, Any]:
+    """Return the largest deviation of a gradient from their mean, and the largest norm of a Hessian, over some images.
+
+    They are maxima over a sample, so true constants can only be larger.
+    """
+    rows = rows[:GRADIENT_IMAGES]
+    x, y = torch.from_numpy(np.array(inputs[rows])), torch.from_numpy(labels[rows])
+    hv = PerSampleHessian(suffix, F.cross_entropy, x, y)
+    try:
+        spread = _gradient_spread(hv)
+        measured = list(range(min(num_curvature, len(rows))))
+        at_once = max(1, NUMBERS_AT_ONCE // (20 * hv.num_parameters))
+        norms = torch.cat([spectral_norms(hv, measured[i : i + at_once]) for i in range(0, len(measured), at_once)])
+    except (RuntimeError, NotImplementedError) as error:  # an operator of this architecture has no second derivative
+        return {"reason": f"curvature could not be measured: {str(error).splitlines()[0][:200]}"}
+    return {
+        "gradient_spread": spread,
+        "gradient_images": len(rows),
+        "hessian_norm": float(norms.max()),
+        "hessian_norm_median": float(norms.median()),
+        "hessian_images": len(measured),
+    }
+
+
+def _gradient_spread(hv: PerSampleHessian) -> float:
+    at_once = max(1, NUMBERS_AT_ONCE // hv.num_parameters)
+    chunks = [range(i, min(i + at_once, hv.num_samples)) for i in range(0, hv.num_samples, at_once)]
+    mean = sum(hv.gradients(chunk).double().sum(0) for chunk in chunks) / hv.num_samples
+    return max(float((hv.gradients(chunk).double() - mean).norm(dim=1).max()) for chunk in chunks)

@@ -1,0 +1,35 @@
+"""Where numbers come from: versions and fingerprints for the result; times and machine for the run folder alone."""
+
+import importlib.metadata
+import os
+import platform
+from datetime import UTC, datetime
+from typing import Any
+
+from stillscape.experiments.bench import Bench
+
+LIBRARIES = ("stillscape", "torch", "transformers", "peft", "numpy", "scipy", "scikit-learn", "pillow")
+
+
+def numbers_from(bench: Bench) -> dict[str, Any]:
+    """Return what decides the numbers of a result: no time, no path, nothing of the machine but the thread count."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        "data_fingerprint": bench.data_fingerprint,
+        "model_fingerprint": bench.model_fingerprint,
+        "threads": bench.plan.threads,
+        "attention": "eager (flash and memory-efficient kernels have no second derivative)",
+    }
+
+
+def circumstances(bench: Bench, workers: int) -> dict[str, Any]:
+    """Return the same with date, machine and workers, for ``provenance.json``."""
+    return {
+        **numbers_from(bench),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "workers": workers,
+    }

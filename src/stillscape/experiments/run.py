@@ -1,0 +1,174 @@
+"""From a plan to a verdict: set up, measure every cell that is not there yet, analyze, report."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stillscape._errors import InputError, RecordError
+from stillscape.data import ImageSet
+from stillscape.experiments.analyze import analyze
+from stillscape.experiments.bench import Bench, Cell, set_up
+from stillscape.experiments.cost import fit_budget
+from stillscape.experiments.local import num_workers, run_tasks, warm_up
+from stillscape.experiments.plan import REVISABLE, Plan, make_plan
+from stillscape.experiments.probe import all_probes, probe_key
+from stillscape.experiments.progress import Progress, Silent
+from stillscape.experiments.provenance import circumstances
+from stillscape.experiments.store import SCHEMA, Store, write_json, write_text
+from stillscape.experiments.tasks import measure_cell, measure_probe
+from stillscape.models import parse_adaptation
+
+GUESSED_SECONDS = {"head": 0.02, "last-layers": 0.3, "lora": 1.0, "full": 1.5}  # of a step, until one is measured
+
+
+def run(plan: Plan, folder: Path, *, progress: Progress | None = None, budget_s: float | None = None) -> dict[str, Any]:
+    """Return the result of a plan, measuring only the cells that the run folder does not hold yet.
+
+    Args:
+        plan: what to measure.
+        folder: the run folder; made if missing, taken up again if it was made by the same plan or one that differs
+            only in sizes, repeats, seeds, adaptations or the question.
+        progress: where to report to; nowhere by default.
+        budget_s: seconds that the run may take; sizes and repeats are cut to fit, and the cut plan is kept.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        InputError: if data, model, sizes or folder can't be used.
+        RunError: if it can't be finished; what is recorded is kept, and the same call goes on from there.
+    """
+    progress = progress or Silent()
+    started = time.perf_counter()
+    plan, chosen_before = _agree_with(folder, plan, budget_s)
+    warm_up()
+    bench, images = set_up(plan, folder, progress)
+    if budget_s is not None and not chosen_before:
+        plan, seconds = fit_budget(bench, images, budget_s)
+        progress.say(
+            f"budget: {len(plan.sizes)} sizes, {plan.repeats} orders, {plan.seeds} seeds: about {seconds / 60:.1f} min"  # type: ignore[arg-type]
+        )
+        bench, images = set_up(plan, folder, Silent())
+    write_text(folder / "plan.toml", plan.to_toml())
+    write_json(folder / "provenance.json", circumstances(bench, num_workers(bench, len(bench.cells()))))
+    _measure(bench, images, folder, progress)
+    progress.stage("analyzing", 1)
+    result = analyze(bench, images.name, folder)
+    write_json(folder / "result.json", result)
+    progress.advance(1)
+    progress.say(f"finished in {time.perf_counter() - started:.0f} s")
+    return result
+
+
+def _agree_with(folder: Path, plan: Plan, budget_s: float | None) -> tuple[Plan, bool]:
+    """Return the plan to run in this folder, and whether a budget has chosen its sizes before."""
+    path = folder / "plan.toml"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out is {str(folder)!r}, which is a file; name a folder.")
+    if not path.is_file():
+        return plan, False
+    before = make_plan(path)
+    old, new = before.without_revisable(), plan.without_revisable()
+    differing = [name for name in new if old[name] != new[name]]
+    if differing:
+        changes = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in differing)
+        raise InputError(
+            f"out is {str(folder)!r}, which another plan made ({changes}). Name another folder; "
+            f"within one folder only these may change: {', '.join(sorted(REVISABLE))}."
+        )
+    if budget_s is None:
+        return plan, False
+    kept = {name: getattr(before, name) for name in ("sizes", "repeats", "seeds")}
+    return plan.model_copy(update=kept), True
+
+
+def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -> None:
+    cells, probes = Store(folder), Store(folder, "probes")
+    cells.sweep()
+    probes.sweep()
+    pending = [cell for cell in bench.cells() if not cells.has(bench.key(cell))]
+    if len(pending) < len(bench.cells()):
+        progress.say(f"{len(bench.cells()) - len(pending)} of {len(bench.cells())} cells are there already")
+    wanted = [
+        probe
+        for probe in all_probes(bench, cells)
+        if any(cell in pending for cell in probe.cells()) or not probes.has(probe_key(bench, probe))
+    ]
+    for adapt in dict.fromkeys([cell.adapt for cell in pending] + [probe.adapt for probe in wanted]):
+        bench.cache_inputs(adapt, images, progress)
+    _run_cells(bench, folder, pending, cells, progress)
+    wanted = [p for p in all_probes(bench, cells) if not probes.has(probe_key(bench, p))]
+    progress.stage("probing the neighborhood", len(wanted))
+    for done, _ in enumerate(run_tasks(bench, folder, [(measure_probe, (probe,)) for probe in wanted]), 1):
+        progress.advance(done)
+
+
+def _run_cells(bench: Bench, folder: Path, pending: list[Cell], cells: Store, progress: Progress) -> None:
+    clock = Clock(bench, pending)
+    pending = sorted(pending, key=clock.seconds, reverse=True)  # long ones first, so that no worker idles at the end
+    progress.stage("training", clock.left())
+    done = 0.0
+    for index in run_tasks(bench, folder, [(measure_cell, (cell,)) for cell in pending]):
+        record = cells.record(bench.key(pending[index]))
+        if record["status"] == "failed":
+            progress.say(f"{pending[index]} failed: {record['reason']}")
+        done += record["seconds"]
+        clock.finished(pending[index], record["seconds"])
+        progress.advance(done, total=done + clock.left(), seconds_left=clock.left() / clock.workers)
+
+
+@dataclass
+class Clock:
+    """Estimates what is left from what was measured: seconds per step of each adaptation, once it has finished one."""
+
+    bench: Bench
+    pending: list[Cell]
+    spent: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.pending = list(self.pending)
+        self.workers = num_workers(self.bench, len(self.pending))
+
+    def finished(self, cell: Cell, seconds: float) -> None:
+        """Take note of a cell that is done."""
+        self.pending.remove(cell)
+        self.spent[cell.adapt] = self.spent.get(cell.adapt, 0.0) + seconds
+        self.steps[cell.adapt] = self.steps.get(cell.adapt, 0.0) + self._steps(cell)
+
+    def seconds(self, cell: Cell) -> float:
+        """Return the estimate for one cell."""
+        if cell.adapt in self.spent:
+            return self._steps(cell) * self.spent[cell.adapt] / self.steps[cell.adapt]
+        guess = self._steps(cell) * GUESSED_SECONDS[parse_adaptation(cell.adapt).kind]
+        measured = sum(self.spent.values())
+        expected = sum(n * GUESSED_SECONDS[parse_adaptation(a).kind] for a, n in self.steps.items())
+        return guess * (measured / expected if expected else 1.0)
+
+    def left(self) -> float:
+        """Return the estimated seconds of computing that are left, before sharing them out over workers."""
+        return sum(self.seconds(cell) for cell in self.pending)
+
+    def _steps(self, cell: Cell) -> float:
+        return len(self.bench.fold_numbers) * self.bench.plan.recipe(cell.adapt).num_steps(cell.k)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return the content of a run folder's ``result.json``.
+
+    Raises:
+        InputError: if there is none.
+        RecordError: if it is damaged, or of a schema newer than this version reads.
+    """
+    path = folder / "result.json"
+    if not path.is_file():
+        raise InputError(f"{str(folder)!r} holds no result.json; run the plan to its end first: stillscape run --out {folder}")
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordError(f"{str(path)!r} can't be read ({error}); run again to rebuild it from the records.") from None
+    if not isinstance(result, dict) or result.get("schema", SCHEMA + 1) > SCHEMA:
+        raise RecordError(f"{str(path)!r} is not of a schema that this version reads (up to {SCHEMA}).")
+    return result

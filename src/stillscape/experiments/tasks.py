@@ -1,0 +1,18 @@
+"""What workers do; importing this module brings in all they need, so that it can be loaded once and forked."""
+
+from pathlib import Path
+
+from stillscape.experiments.bench import Bench, Cell
+from stillscape.experiments.cell import run_cell
+from stillscape.experiments.probe import Probe, run_probe
+from stillscape.experiments.store import Store
+
+
+def measure_cell(bench: Bench, folder: Path, cell: Cell) -> None:
+    """Measure one cell and store it."""
+    run_cell(bench, Store(folder), cell)
+
+
+def measure_probe(bench: Bench, folder: Path, probe: Probe) -> None:
+    """Measure the neighborhood of one largest cell and store it."""
+    run_probe(bench, Store(folder), Store(folder, "probes"), probe)

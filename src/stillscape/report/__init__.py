@@ -1,0 +1,19 @@
+"""Displays of a result (matplotlib), and the one-file page that tells it (HTML)."""
+
+from stillscape.report.displays import (
+    ComparisonDisplay,
+    DataCurveDisplay,
+    LossCurveDisplay,
+    LossDifferenceDisplay,
+    RetrainedAgainstFixedDisplay,
+)
+from stillscape.report.page import write_report
+
+__all__ = [
+    "ComparisonDisplay",
+    "DataCurveDisplay",
+    "LossCurveDisplay",
+    "LossDifferenceDisplay",
+    "RetrainedAgainstFixedDisplay",
+    "write_report",
+]

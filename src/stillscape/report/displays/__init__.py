@@ -1,0 +1,15 @@
+"""Displays, after scikit-learn's convention: `from_result` reads numbers, `plot` draws them, `table` gives them back."""
+
+from stillscape.report.displays.comparison import ComparisonDisplay
+from stillscape.report.displays.data_curve import DataCurveDisplay
+from stillscape.report.displays.loss_curve import LossCurveDisplay
+from stillscape.report.displays.loss_difference import LossDifferenceDisplay
+from stillscape.report.displays.retrained import RetrainedAgainstFixedDisplay
+
+__all__ = [
+    "ComparisonDisplay",
+    "DataCurveDisplay",
+    "LossCurveDisplay",
+    "LossDifferenceDisplay",
+    "RetrainedAgainstFixedDisplay",
+]

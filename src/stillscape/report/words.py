@@ -1,0 +1,186 @@
+"""Numbers, names and statuses in the words of the page: one spelling for each, for people who don't read code."""
+
+import math
+
+DASH = "–"
+PERCENT_METRICS = frozenset({"accuracy", "balanced_accuracy", "sensitivity_at_95_specificity"})
+LOSSES = frozenset({"heldout_loss", "train_loss"})
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "calibration_error": "calibration error",
+    "sensitivity_at_95_specificity": "sensitivity at 95% specificity",
+    "heldout_loss": "held-out loss",
+    "train_loss": "training loss",
+    "fixed_surface": "loss surface at fixed weights",
+    "fixed_surface_closed_form": "the same in closed form",
+    "neighbourhood": "loss surface away from the optimum",
+    "neighbourhood_loss_part": "its part from the losses",
+    "neighbourhood_gradient_part": "its part from the slopes",
+    "neighbourhood_remainder_part": "its part from the curvature",
+    "path": "on the way to the retrained weights",
+    "theorem3_printed": "Theorem 3 as printed",
+    "theorem3_rigorous": "Theorem 3 corrected",
+    "distance": "distance between optima",
+}
+_STATUSES = {
+    "reached": ("Enough", "✓"),
+    "not_reached": ("Not enough yet", "↑"),
+    "cannot_tell": ("Cannot tell", "?"),
+    "vacuous_bound": ("Bound says nothing", "∅"),
+    "null": ("Met by any model", "○"),
+    "ok": ("Done", "✓"),
+    "failed": ("Failed", "✕"),
+}
+_KINDS = {
+    "measured": "measured",
+    "identity": "identity, true for any model",
+    "closed form": "closed form, true for any model",
+    "plug-in bound": "plug-in bound",
+}
+
+
+def adaptation_name(adapt: str) -> str:
+    """Return what an adaptation trains, in words; an unknown one keeps its own spelling.
+
+    >>> adaptation_name("lora:4"), adaptation_name("last-layers:1"), adaptation_name("last-layers:3")
+    ('LoRA, rank 4', 'Last layer and head', 'Last 3 layers and head')
+    """
+    kind, _, amount = adapt.partition(":")
+    if kind == "last-layers" and amount:
+        return "Last layer and head" if amount == "1" else f"Last {amount} layers and head"
+    if kind == "lora" and amount:
+        return f"LoRA, rank {amount}"
+    return {"head": "Head only", "full": "All layers"}.get(adapt, adapt)
+
+
+def curve_name(name: str) -> str:
+    """Return a curve's, criterion's or metric's name in words."""
+    return _METRICS.get(name, name.replace("_", " "))
+
+
+def kind_name(kind: str) -> str:
+    """Return how a curve came about, in words."""
+    return _KINDS.get(kind, kind)
+
+
+def status_name(status: str) -> str:
+    """Return a status in words."""
+    return _STATUSES.get(status, (status.replace("_", " "), ""))[0]
+
+
+def status_mark(status: str) -> str:
+    """Return a status as one sign, so that color is never its only carrier."""
+    return _STATUSES.get(status, ("", "·"))[1]
+
+
+def sentence_case(text: str) -> str:
+    """Return `text` with its first letter raised and the rest left alone."""
+    return text[:1].upper() + text[1:]
+
+
+def is_missing(value: float | None) -> bool:
+    """Tell whether a number is absent: null in the record, or not finite."""
+    return value is None or not math.isfinite(value)
+
+
+def count(value: float | None) -> str:
+    """Return a whole number with thousands set apart.
+
+    >>> count(12000), count(None)
+    ('12,000', '–')
+    """
+    return DASH if value is None or is_missing(value) else f"{round(value):,}"
+
+
+def images(value: float | None) -> str:
+    """Return a number of images with its noun."""
+    return f"{count(value)} image{'' if value == 1 else 's'}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number to `digits` significant digits, with a power of ten only where it would be hard to read.
+
+    >>> number(0.012345), number(1234567.0), number(3.2e-07), number(0.0), number(None)
+    ('0.0123', '1,230,000', '3.2×10⁻⁷', '0', '–')
+    """
+    if value is None or is_missing(value):
+        return DASH
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    if -5 < exponent < 7:
+        rounded = round(value, digits - 1 - exponent)
+        text = f"{rounded:,.{max(0, digits - 1 - exponent)}f}"
+        return text.rstrip("0").rstrip(".").replace("-", "−") if "." in text else text.replace("-", "−")
+    mantissa = f"{value / 10.0**exponent:.{digits - 1}f}".rstrip("0").rstrip(".").replace("-", "−")
+    return f"{mantissa}×10{superscript(exponent)}"
+
+
+def superscript(exponent: int) -> str:
+    """Return a whole number in raised digits.
+
+    >>> superscript(-12)
+    '⁻¹²'
+    """
+    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def is_nats(name: str, unit: str | None = None) -> bool:
+    """Tell whether a curve's values are losses."""
+    return unit == "nats" or name in LOSSES or name.startswith(("fixed_surface", "neighbourhood", "theorem", "path"))
+
+
+def quantity(value: float | None, name: str) -> str:
+    """Return a value of the named curve with its unit.
+
+    >>> quantity(0.9125, "accuracy"), quantity(0.9125, "auroc"), quantity(0.25, "heldout_loss")
+    ('91.2%', '0.912', '0.25 nats')
+    """
+    if value is None or is_missing(value):
+        return DASH
+    if name in PERCENT_METRICS:
+        return f"{100 * value:.1f}%"
+    return f"{number(value)} nats" if is_nats(name) else f"{value:.3f}"
+
+
+def change(value: float | None, name: str, *, signed: bool = True) -> str:
+    """Return a difference of two values of the named curve: percentages differ by points.
+
+    >>> change(0.012, "accuracy"), change(0.01, "accuracy", signed=False), change(-0.02, "heldout_loss")
+    ('+1.2 points', '1 point', '−0.02 nats')
+    """
+    if value is None or is_missing(value):
+        return DASH
+    percent = name in PERCENT_METRICS
+    size = f"{100 * abs(value):.1f}" if percent and signed else number(abs(value) * (100 if percent else 1))
+    sign = ("−" if value < 0 else "+") if signed else ("−" if value < 0 else "")
+    unit = (" point" if size == "1" else " points") if percent else (" nats" if is_nats(name) else "")
+    return f"{sign}{size}{unit}"
+
+
+def span(low: float | None, high: float | None, *, unit: str = "images") -> str:
+    """Return an interval of sizes in words; an open end says so.
+
+    >>> span(100, 400), span(100, None), span(None, None)
+    ('100 to 400 images', '100 images or more', '–')
+    """
+    if low is None and high is None:
+        return DASH
+    if high is None:
+        return f"{count(low)} {unit} or more"
+    if low is None:
+        return f"up to {count(high)} {unit}"
+    return f"{count(low)} {unit}" if low == high else f"{count(low)} to {count(high)} {unit}"
+
+
+def percent(level: float | None) -> str:
+    """Return a share as a whole percentage.
+
+    >>> percent(0.9)
+    '90%'
+    """
+    return DASH if level is None else f"{100 * level:.4g}%"

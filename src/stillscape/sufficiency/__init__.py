@@ -1,0 +1,28 @@
+"""How much data is enough: criteria over measured curves, and the verdict in plain words."""
+
+from stillscape.sufficiency.criteria import gain_criterion, smallest_resolution, target_criterion
+from stillscape.sufficiency.criterion import Criterion
+from stillscape.sufficiency.doublings import doubling_matrix, gains
+from stillscape.sufficiency.panel import Panel, assemble
+from stillscape.sufficiency.surface import bound_criterion, fixed_surface_criterion, neighborhood_criterion
+from stillscape.sufficiency.verdict import adaptation_verdict, deciding_name, in_words, overall_verdict
+from stillscape.sufficiency.wording import higher_is_better
+
+__all__ = [
+    "Criterion",
+    "Panel",
+    "adaptation_verdict",
+    "assemble",
+    "bound_criterion",
+    "deciding_name",
+    "doubling_matrix",
+    "fixed_surface_criterion",
+    "gain_criterion",
+    "gains",
+    "higher_is_better",
+    "in_words",
+    "neighborhood_criterion",
+    "overall_verdict",
+    "smallest_resolution",
+    "target_criterion",
+]

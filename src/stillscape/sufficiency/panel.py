@@ -1,0 +1,206 @@
+"""From the scores of all repeats to everything that the report says about one adaptation."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from stillscape._errors import InputError
+from stillscape.convergence import (
+    Curve,
+    Score,
+    bootstrap_curve,
+    curve_from_draws,
+    heldout_draws,
+    mean_over_repeats,
+    measured_scores,
+    repeats_known,
+    variance_components,
+)
+from stillscape.sufficiency.criteria import gain_criterion, smallest_resolution, target_criterion
+from stillscape.sufficiency.criterion import Criterion
+from stillscape.sufficiency.doublings import doubling_matrix, gains
+from stillscape.sufficiency.verdict import adaptation_verdict
+from stillscape.sufficiency.wording import higher_is_better
+
+_FEW_CHANGES = 4  # under so many changed images a bootstrap's scatter says little; the zero-count limit takes over
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is known about one adaptation.
+
+    Attributes:
+        result: {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance"}, plain values.
+        best_draws: bootstrap draws of the question's metric at the largest size, (B,), for `overall_verdict`.
+        criteria: by name, with what `result` leaves out.
+    """
+
+    result: dict
+    best_draws: Float[np.ndarray, " draws"]
+    criteria: dict[str, Criterion]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One metric with its draws."""
+
+    mean: np.ndarray
+    draws: np.ndarray
+    heldout: np.ndarray
+    scores: np.ndarray
+
+
+def assemble(
+    adapt: str,
+    *,
+    question: Mapping,
+    sizes: ArrayLike,
+    scores: Mapping[str, Score],
+    groups: ArrayLike | None,
+    permutation_ids: ArrayLike,
+    seed_ids: ArrayLike,
+    extra_criteria: Iterable[Criterion] = (),
+    extra_curves: Mapping[str, Curve] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Panel:
+    """Assemble curves, criteria, gains, noise and verdict of one adaptation.
+
+    Args:
+        adapt: its name, e.g. "lora:4".
+        question: with "metric", "epsilon", "epsilon_loss", "target" (or None) and "level".
+        sizes: measured sizes, (K,).
+        scores: by metric, as in `bootstrap_curve`; must hold the question's metric and "heldout_loss".
+        groups: (n,) codes of held-out images that belong together, or None.
+        permutation_ids: (R,) of the repeats.
+        seed_ids: (R,) of the repeats.
+        extra_criteria: of the loss surface; they join the table, and have no say.
+        extra_curves: by name, such as those of the loss surface.
+        draws: bootstrap draws.
+        seed: of the draws; the same for all adaptations that are to be compared.
+
+    Returns:
+        the panel.
+
+    Raises:
+        InputError: a metric is missing, or as in the functions that this one calls.
+
+    Cost: that of `bootstrap_curve`, twice for each metric.
+    """
+    metric, level = question["metric"], question["level"]
+    missing = {metric, "heldout_loss"} - set(scores)
+    if missing:
+        raise InputError(f"scores lacks {', '.join(sorted(missing))}; it must hold the question's metric and the loss.")
+    known = repeats_known(permutation_ids)
+    measured = {name: _measure(score, groups, permutation_ids, seed_ids, draws, seed) for name, score in scores.items()}
+    resolution = _resolution(scores[metric], metric, groups, permutation_ids, sizes, level)
+    criteria = _criteria(question, sizes, measured, known, resolution)
+    criteria |= {criterion.name: criterion for criterion in extra_criteria}
+    asked = measured[metric]
+    steps = gains(sizes, asked.draws, asked.mean, level, higher_is_better(metric))
+    curves = {
+        name: curve_from_draws(sizes, m.mean, m.draws, level=level, unit="nats" if "loss" in name else "share")
+        for name, m in measured.items()
+    }
+    result = {
+        "adapt": adapt,
+        "verdict": adaptation_verdict(adapt, criteria, steps, {**question, "sizes": np.asarray(sizes).tolist()}),
+        "criteria": {name: criterion.to_dict() for name, criterion in criteria.items()},
+        "curves": {name: curve.to_dict() for name, curve in (curves | dict(extra_curves or {})).items()},
+        "gains": steps,
+        "noise_floor": {
+            "metric": float(asked.heldout[:, -1].std()),
+            "heldout_loss": float(measured["heldout_loss"].heldout[:, -1].std()),
+        },
+        "variance": _variance(sizes, asked, permutation_ids, seed_ids),
+    }
+    return Panel(result, asked.draws[:, -1], criteria)
+
+
+def _measure(
+    score: Score,
+    groups: ArrayLike | None,
+    permutation_ids: ArrayLike,
+    seed_ids: ArrayLike,
+    draws: int,
+    seed: int,
+) -> _Measured:
+    scores = measured_scores(score, groups, permutation_ids, seed_ids)
+    return _Measured(
+        mean_over_repeats(scores, permutation_ids),
+        bootstrap_curve(score, groups, permutation_ids, seed_ids, draws, seed),
+        heldout_draws(score, groups, permutation_ids, draws, seed),
+        scores,
+    )
+
+
+def _criteria(
+    question: Mapping, sizes: ArrayLike, measured: Mapping[str, _Measured], known: bool, resolution: float
+) -> dict[str, Criterion]:
+    metric, level = question["metric"], question["level"]
+    epsilons = {"heldout_loss": question["epsilon_loss"], metric: question["epsilon"]}
+    found = {}
+    for name in dict.fromkeys([metric, "heldout_loss"]):
+        found[name] = gain_criterion(
+            name,
+            sizes,
+            measured[name].draws,
+            measured[name].mean,
+            epsilon=epsilons[name],
+            level=level,
+            higher_is_better=higher_is_better(name),
+            repeats_known=known,
+            resolution=resolution if name == metric else 0.0,
+        )
+    if question.get("target") is not None:
+        name = f"{metric}_target"
+        found[name] = target_criterion(
+            name,
+            sizes,
+            measured[metric].draws,
+            measured[metric].mean,
+            target=question["target"],
+            level=level,
+            higher_is_better=higher_is_better(metric),
+            repeats_known=known,
+        )
+    return found
+
+
+def _resolution(
+    score: Score,
+    metric: str,
+    groups: ArrayLike | None,
+    permutation_ids: ArrayLike,
+    sizes: ArrayLike,
+    level: float,
+) -> float:
+    """Return the floor for the noise of a share on which hardly any image changed sides; 0 where it isn't needed."""
+    _, _, matrix = doubling_matrix(sizes)
+    if callable(score) or not matrix.size or not higher_is_better(metric):
+        return 0.0
+    change = matrix[-1] @ mean_over_repeats(score, permutation_ids)
+    codes = np.arange(change.size) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    changed = np.unique(codes[np.abs(change) > 1e-12]).size
+    return smallest_resolution(int(codes.max()) + 1, level) if changed < _FEW_CHANGES else 0.0
+
+
+def _variance(sizes: ArrayLike, asked: _Measured, permutation_ids: ArrayLike, seed_ids: ArrayLike) -> list[dict]:
+    repeats = zip(np.asarray(permutation_ids).tolist(), np.asarray(seed_ids).tolist(), strict=True)
+    rows = dict(zip(repeats, asked.scores, strict=True))
+    seeds = sorted({seed for _, seed in rows})
+    full = [p for p in sorted({p for p, _ in rows}) if all((p, seed) in rows for seed in seeds)]
+    parts = variance_components(np.array([[rows[p, seed] for seed in seeds] for p in full])) if full else None
+    heldout = asked.heldout.std(axis=0)
+    return [
+        {
+            "k": int(k),
+            "permutations": None if parts is None or parts.permutations is None else float(parts.permutations[at]),
+            "seeds": None if parts is None or parts.seeds is None else float(parts.seeds[at]),
+            "heldout": float(heldout[at]),
+        }
+        for at, k in enumerate(np.asarray(sizes).tolist())
+    ]

@@ -1,0 +1,23 @@
+"""Fine-tune to a recipe, and measure each image's loss."""
+
+from stillscape.training.fit import fit
+from stillscape.training.losses import Scores, directional_slopes, score
+from stillscape.training.metrics import METRICS, metrics, per_class_recall
+from stillscape.training.optimum import fit_head
+from stillscape.training.outcome import Fit
+from stillscape.training.recipe import EarlyStop, Recipe, default_recipe
+
+__all__ = [
+    "METRICS",
+    "EarlyStop",
+    "Fit",
+    "Recipe",
+    "Scores",
+    "default_recipe",
+    "directional_slopes",
+    "fit",
+    "fit_head",
+    "metrics",
+    "per_class_recall",
+    "score",
+]

@@ -1,0 +1,182 @@
+"""Fine-tune by AdamW on shuffled batches."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillscape.training.outcome import Fit, Stop, TracePoint, thin
+from stillscape.training.recipe import EarlyStop, Recipe
+from stillscape.training.rows import Rows, check_classes, device_of
+
+_EVALUATION_BATCH = 256
+
+
+def descend(
+    suffix: nn.Module, inputs: np.ndarray, labels: np.ndarray, rows: np.ndarray, recipe: Recipe, *, seed: int
+) -> Fit:
+    """Train a suffix in place: AdamW, cross-entropy, warm-up; see `fit` for the arguments.
+
+    Batches are drawn by shuffled epochs from a generator of `seed`; so is dropout, and the global random state is
+    left as it was.
+    """
+    start = time.perf_counter()
+    device = device_of(suffix)
+    generator = torch.Generator().manual_seed(seed)
+    training, validation = _set_apart(np.asarray(labels), rows, recipe.early_stop, generator)
+    data = Rows(inputs, labels, training, device)
+    watch = None
+    if recipe.early_stop is not None and len(validation):
+        watch = _Watch(suffix, Rows(inputs, labels, validation, device), recipe.early_stop.patience_epochs)
+    with _dropout_from(seed, device):
+        suffix.train()
+        progress = _run(suffix, data, recipe, generator, watch)
+    suffix.eval()
+    gradient = math.nan
+    if not progress.reason:
+        everything = data if training is rows else Rows(inputs, labels, rows, device)
+        gradient = gradient_norm(suffix, everything)
+        if not math.isfinite(gradient):
+            progress.reason, progress.stop = "the gradient is not finite after the last step", "failed"
+    return Fit(
+        status="failed" if progress.reason else "ok",
+        reason=progress.reason,
+        steps=progress.steps,
+        epochs=progress.seen / len(data),
+        gradient_norm=gradient if math.isfinite(gradient) else math.nan,
+        seconds=time.perf_counter() - start,
+        stop=progress.stop,
+        trace=thin(progress.trace),
+    )
+
+
+@dataclass
+class _Progress:
+    steps: int
+    seen: int
+    trace: list[TracePoint]
+    stop: Stop = "steps done"
+    reason: str = ""
+
+
+def _run(
+    suffix: nn.Module, data: Rows, recipe: Recipe, generator: torch.Generator, watch: "_Watch | None"
+) -> _Progress:
+    parameters = [p for p in suffix.parameters() if p.requires_grad]
+    optimizer = _adamw(parameters, recipe)
+    total = recipe.num_steps(len(data))
+    progress = _Progress(0, 0, [])
+    for step, (places, epoch_ends) in zip(range(total), _batches(len(data), recipe.batch, generator), strict=False):
+        x, y = data.take(places)
+        logits = suffix(x)
+        if step == 0:
+            check_classes(data.labels, logits)
+        loss = F.cross_entropy(logits, y)
+        value, rate = loss.item(), recipe.rate(step, total)
+        progress.trace.append(TracePoint(step=step, loss=value, learning_rate=rate))
+        if not math.isfinite(value):
+            progress.reason, progress.stop = f"the loss is {value} at step {step}; lower the learning rate", "failed"
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        if recipe.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        progress.steps, progress.seen = step + 1, progress.seen + len(places)
+        if watch is not None and epoch_ends and watch.is_over():
+            progress.stop = "early stop"
+            break
+    optimizer.zero_grad()
+    if watch is not None and not progress.reason:
+        watch.restore()
+    return progress
+
+
+def _adamw(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    # fused: one call a step instead of several for each parameter, which counts on small models.
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.learning_rate, fused=True)
+
+
+def _batches(k: int, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, bool]]:
+    """Places of each batch, without end, and whether an epoch ends with it."""
+    while True:
+        parts = torch.randperm(k, generator=generator).split(size)
+        for i, part in enumerate(parts, 1):
+            yield part, i == len(parts)
+
+
+def gradient_norm(suffix: nn.Module, data: Rows) -> float:
+    """Norm of the gradient of the mean loss over all rows, in the mode that the suffix is in."""
+    parameters = [p for p in suffix.parameters() if p.requires_grad]
+    sums = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+    for x, y in data.batches(_EVALUATION_BATCH):
+        loss = F.cross_entropy(suffix(x), y, reduction="sum")
+        for total, part in zip(sums, torch.autograd.grad(loss, parameters, materialize_grads=True), strict=True):
+            total += part
+    return math.sqrt(sum(float(total.square().sum()) for total in sums)) / len(data)
+
+
+@contextmanager
+def _dropout_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Let dropout, which knows only the global random state, draw from `seed`; put the global state back."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.random.manual_seed(seed)
+        yield
+
+
+def _set_apart(
+    labels: np.ndarray, rows: np.ndarray, early_stop: EarlyStop | None, generator: torch.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows into training and validation, class by class; each class keeps at least one training row."""
+    if early_stop is None:
+        return rows, rows[:0]
+    shuffled = rows[torch.randperm(len(rows), generator=generator).numpy()]
+    held = np.zeros(len(rows), dtype=bool)
+    for label in np.unique(labels[shuffled]):
+        places = np.flatnonzero(labels[shuffled] == label)
+        held[places[: min(round(early_stop.fraction * len(places)), len(places) - 1)]] = True
+    return shuffled[~held], shuffled[held]
+
+
+class _Watch:
+    """Follows the validation loss and keeps the best parameters."""
+
+    def __init__(self, suffix: nn.Module, data: Rows, patience: int) -> None:
+        self.suffix, self.data, self.patience = suffix, data, patience
+        self.best, self.waited = math.inf, 0
+        self.parameters = [p for p in suffix.parameters() if p.requires_grad]
+        self.kept: list[Tensor] = []
+
+    def is_over(self) -> bool:
+        loss = self._loss()
+        if loss < self.best:
+            self.best, self.waited = loss, 0
+            self.kept = [p.detach().clone() for p in self.parameters]
+        else:
+            self.waited += 1
+        return self.waited >= self.patience
+
+    @torch.no_grad()
+    def _loss(self) -> float:
+        self.suffix.eval()
+        sums = [
+            F.cross_entropy(self.suffix(x), y, reduction="sum").item() for x, y in self.data.batches(_EVALUATION_BATCH)
+        ]
+        self.suffix.train()
+        return sum(sums) / len(self.data)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for parameter, value in zip(self.parameters, self.kept, strict=False):
+            parameter.copy_(value)

@@ -1,0 +1,158 @@
+"""A made-up result.json: three ways to train, curves as they look in earnest, and everything that can be odd about them."""
+
+from typing import Any
+
+import numpy as np
+
+SIZES = [50, 100, 200, 400]
+CLASSES = ["normal", "<script>alert('class')</script>", "a & b \"quoted\"", "melanoma in situ"]
+HELD_OUT = 500
+NATS = "nats"
+
+# accuracy at 50, 100, 200, 400; held-out loss; training loss
+_SHAPES: dict[str, tuple[list[float], list[float], list[float]]] = {
+    "head": ([0.842, 0.889, 0.907, 0.912], [0.553, 0.402, 0.334, 0.318], [0.061, 0.098, 0.143, 0.182]),
+    "last-layers:1": ([0.820, 0.884, 0.911, 0.925], [0.602, 0.421, 0.322, 0.281], [0.012, 0.018, 0.029, 0.041]),
+    "lora:4": ([0.655, 0.792, 0.868, 0.921], [1.121, 0.704, 0.431, 0.274], [0.310, 0.181, 0.092, 0.051]),
+}
+_VERDICTS: dict[str, dict[str, Any]] = {
+    "head": {
+        "status": "reached", "k_star": 200, "low": 100, "high": 200,
+        "sentence": "200 images are enough for the head: the last doubling, from 200 to 400 images, brought +0.5 points "
+        "of accuracy (90% interval +0.1 to +0.9), no more than the tolerance of 1 point.",
+    },
+    "last-layers:1": {
+        "status": "cannot_tell", "k_star": None, "low": None, "high": None,
+        "sentence": "These runs cannot tell: the last doubling brought +1.4 points, but its interval (0.2 to 2.6) "
+        "is wider than the tolerance of 1 point. Hold out more images, repeat more often, or accept a larger tolerance.",
+    },
+    "lora:4": {
+        "status": "not_reached", "k_star": None, "low": None, "high": None,
+        "sentence": "400 images are not enough: the last doubling still brought +5.3 points (3.9 to 6.8).",
+    },
+}  # fmt: skip
+
+
+def example_result(adapts: tuple[str, ...] = ("head", "last-layers:1", "lora:4"), leader: str = "head") -> dict[str, Any]:
+    """Return a result of the given adaptations whose overall verdict is that of `leader`."""
+    return {
+        "schema": 1,
+        "question": {
+            "data": "skin & moles", "model": "bundled-vit", "metric": "accuracy", "epsilon": 0.01, "epsilon_loss": 0.02,
+            "target": None, "level": 0.9, "sizes": SIZES, "adapts": list(adapts), "evaluation": "5-fold cross-fitting",
+            "num_images": HELD_OUT, "num_classes": len(CLASSES), "num_groups": None, "repeats": 3, "seeds": 2,
+        },
+        "provenance": {
+            "stillscape": "0.1.0", "python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2",
+            "numpy": "2.4.6", "data_fingerprint": "9f2c41d07be355aa", "model_fingerprint": "c41b77e2900d18f3", "threads": 2,
+        },
+        "verdict": {**_VERDICTS[leader], "adapt": leader},
+        "results": [_entry(adapt) for adapt in adapts],
+    }  # fmt: skip
+
+
+def _entry(adapt: str) -> dict[str, Any]:
+    accuracy, heldout, train = _SHAPES[adapt]
+    width = {"head": 0.004, "last-layers:1": 0.012, "lora:4": 0.0145}[adapt]
+    cells = _cells(accuracy, heldout, train, failed=adapt == "lora:4")
+    return {
+        "adapt": adapt,
+        "verdict": dict(_VERDICTS[adapt]),
+        "criteria": _criteria(adapt),
+        "curves": _curves(accuracy, heldout, train),
+        "gains": [
+            {"from": a, "to": b, "mean": accuracy[i + 1] - accuracy[i], "low": accuracy[i + 1] - accuracy[i] - width,
+             "high": accuracy[i + 1] - accuracy[i] + width}
+            for i, (a, b) in enumerate(zip(SIZES[:-1], SIZES[1:], strict=True))
+        ],
+        "noise_floor": {"metric": 0.0125, "heldout_loss": 0.021},
+        "variance": [
+            {"k": k, "permutations": 0.16 / np.sqrt(k), "seeds": None if adapt == "head" else 0.004, "heldout": 0.0125}
+            for k in SIZES
+        ],
+        "per_class": [
+            {"class": name, "count": 125 - 20 * i, "k": SIZES,
+             "recall": [None if i == 3 and k == 50 else min(1.0, a - 0.06 * i + 0.05) for k, a in zip(SIZES, accuracy, strict=True)]}
+            for i, name in enumerate(CLASSES)
+        ],
+        "constants": {
+            "loss_bound": {"value": 7.31, "meaning": "largest held-out loss measured, nats"},
+            "hessian_bound": {"value": 218.4, "meaning": "largest directional curvature measured"},
+            "radius": {"value": 0.83, "meaning": "largest distance between optima"},
+        },
+        "cells": cells,
+        "notes": ["The held-out parts hold 100 images each."] if adapt == "lora:4" else [],
+    }  # fmt: skip
+
+
+def _cells(accuracy: list[float], heldout: list[float], train: list[float], *, failed: bool) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(5)
+    cells: list[dict[str, Any]] = []
+    for place, k in enumerate(SIZES):
+        for permutation in range(3):
+            for seed in range(2):
+                cells.append({
+                    "k": k, "permutation": permutation, "seed": seed, "status": "ok", "reason": "",
+                    "accuracy": accuracy[place] + rng.normal() * 0.12 / np.sqrt(k),
+                    "heldout_loss": heldout[place] * (1 + rng.normal() * 0.05), "train_loss": train[place],
+                    "gradient_norm": 3.2e-9, "distance": 0.83, "steps": 120 + k, "stop": "steps done",
+                })  # fmt: skip
+    if failed:
+        nothing = dict.fromkeys(("accuracy", "heldout_loss", "train_loss", "gradient_norm", "distance", "steps", "stop"))
+        cells[1] = {**cells[1], **nothing, "status": "failed", "reason": "the loss became NaN at step 12 <b>of</b> 150"}
+    return cells
+
+
+def _criterion(status: str, epsilon: float, assumes: list[str], reason: str, **sizes: Any) -> dict[str, Any]:
+    base = {"status": status, "k_star": None, "low": None, "high": None, "epsilon": epsilon, "assumes": assumes}
+    return {**base, "is_null": False, "reason": reason, **sizes}
+
+
+def _criteria(adapt: str) -> dict[str, Any]:
+    verdict = _VERDICTS[adapt]
+    sizes = {key: verdict[key] for key in ("k_star", "low", "high")}
+    fresh = ["new images come from the same source"]
+    null = ["an identity: it holds for any model, with slope −1"]
+    plug_in = ["plug-in constants: measured maxima are no certificates", "the optimum does not move from k to k + 1"]
+    return {
+        "accuracy": _criterion(verdict["status"], 0.01, fresh, "the gain of the next doubling stays within 1 point", **sizes),
+        "heldout_loss": _criterion("not_reached", 0.02, fresh, "the last doubling still lowers the loss by 0.04 nats"),
+        "fixed_surface": _criterion(
+            "reached", 0.02, null, "mean absolute deviation 0.5 over k + 1", k_star=25, low=22, high=28, is_null=True
+        ),
+        "neighbourhood": _criterion(
+            "reached", 0.02, null, "the same identity at other weights", k_star=41, low=37, high=46, is_null=True
+        ),
+        "theorem3_printed": _criterion("vacuous_bound", 0.02, plug_in, "the bound needs 8,252 images", k_star=8252),
+        "theorem3_rigorous": _criterion("vacuous_bound", 0.02, plug_in, "the bound needs 7,886 images", k_star=7886),
+    }
+
+
+def _curve(k: Any, mean: Any, kind: str = "measured", unit: str = NATS, width: Any = None) -> dict[str, Any]:
+    mean = np.asarray(mean, dtype=float)
+    low, high = (None, None) if width is None else ((mean - width).tolist(), (mean + width).tolist())
+    none = [None] * len(mean)
+    return {"k": list(k), "mean": mean.tolist(), "low": low or none, "high": high or none, "kind": kind, "unit": unit}
+
+
+def _curves(accuracy: list[float], heldout: list[float], train: list[float]) -> dict[str, Any]:
+    k = np.arange(1, HELD_OUT)
+    rng = np.random.default_rng(3)
+    spread, wobble = heldout[-1] * 1.4, np.exp(0.05 * rng.normal(size=len(k)))
+    near = 1.7 * spread / (k + 1)
+    broken = _curve(SIZES, [0.0, 0.41, 0.62, 0.83], unit="")
+    broken["mean"][0] = None
+    return {
+        "accuracy": _curve(SIZES, accuracy, unit="share", width=0.18 / np.sqrt(SIZES) + 0.006),
+        "heldout_loss": _curve(SIZES, heldout, width=0.5 / np.sqrt(SIZES)),
+        "train_loss": _curve(SIZES, train, width=0.05 / np.sqrt(SIZES)),
+        "fixed_surface": _curve(k, spread / (k + 1) * wobble, "identity", width=0.6 * spread / (k + 1)),
+        "fixed_surface_closed_form": _curve([*k, 1000, 2000], [*(spread / (k + 1)), spread / 1001, spread / 2001], "closed form"),
+        "neighbourhood": _curve(k, near * wobble, "identity", width=0.5 * near),
+        "neighbourhood_loss_part": _curve(k, spread / (k + 1), "identity"),
+        "neighbourhood_gradient_part": _curve(k, 0.6 * spread / (k + 1), "identity"),
+        "neighbourhood_remainder_part": _curve(k, 0.21 * spread / (k + 1), "identity"),
+        "theorem3_printed": _curve(SIZES, 165.0 / (np.array(SIZES) + 1.0), "plug-in bound"),
+        "theorem3_rigorous": _curve(SIZES, 157.7 / (np.array(SIZES) + 1.0), "plug-in bound"),
+        "distance": broken,
+    }  # fmt: skip
