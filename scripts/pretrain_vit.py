@@ -64,8 +64,13 @@ def augment(x, generator):
     angle, shear, zoom = uniform(-0.3, 0.3, n), uniform(-0.25, 0.25, n), uniform(0.8, 1.3, n)
     stretch, shift = uniform(0.85, 1.18, n), uniform(-0.18, 0.18, n, 2)
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    theta = torch.stack([torch.stack([cos * stretch, shear - sin, shift[:, 0]], -1),
-                         torch.stack([sin, cos / stretch, shift[:, 1]], -1)], 1)
+    theta = torch.stack(
+        [
+            torch.stack([cos * stretch, shear - sin, shift[:, 0]], -1),
+            torch.stack([sin, cos / stretch, shift[:, 1]], -1),
+        ],
+        1,
+    )
     x = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
     if torch.rand((), generator=generator) < 0.8:
         side = int(torch.randint(7, SIDE, (), generator=generator))
@@ -81,9 +86,18 @@ def make_model(args):
     torch.manual_seed(args.seed)
     names = [*FASHION, *(f"digit {i}" for i in range(10))]
     config = ViTConfig(
-        hidden_size=args.hidden, num_hidden_layers=args.depth, num_attention_heads=args.heads,
-        intermediate_size=4 * args.hidden, image_size=SIDE, patch_size=args.patch, num_channels=3, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
+        hidden_size=args.hidden,
+        num_hidden_layers=args.depth,
+        num_attention_heads=args.heads,
+        intermediate_size=4 * args.hidden,
+        image_size=SIDE,
+        patch_size=args.patch,
+        num_channels=3,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        id2label=dict(enumerate(names)),
+        label2id={n: i for i, n in enumerate(names)},
+    )
     return ViTForImageClassification(config)
 
 
@@ -96,7 +110,9 @@ def train(model, split, args):
     generator = torch.Generator().manual_seed(args.seed)
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=args.lr)
+    optimiser = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=args.lr
+    )
     model.train()
     half, start, step, recent = args.batch // 2, time.monotonic(), 0, []
     steps = args.steps
@@ -107,7 +123,10 @@ def train(model, split, args):
         scale = min(1.0, (step + 1) / 300) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimiser.param_groups:
             group["lr"] = args.lr * scale
-        rows = {name: torch.randint(0, len(split[name, "train"][1]), (half,), generator=generator) for name in ("fashion", "mnist")}
+        rows = {
+            name: torch.randint(0, len(split[name, "train"][1]), (half,), generator=generator)
+            for name in ("fashion", "mnist")
+        }
         x = torch.cat([split[name, "train"][0][r] for name, r in rows.items()])
         y = torch.cat([split[name, "train"][1][r] for name, r in rows.items()])
         loss = F.cross_entropy(model(pixel_values=to_pixels(augment(x, generator))).logits, y, label_smoothing=0.1)
@@ -153,26 +172,40 @@ def digits_probe(model, args, repeats=20):
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images.reshape(-1, 1, 8, 8) / 16, dtype=torch.float32)
     x = F.interpolate(x, size=SIDE, mode="bilinear", align_corners=False)
-    kinds = {"bundled ViT": class_features(model, x).numpy(), "raw pixels": images,
-             "random ViT": class_features(make_model(args), x).numpy()}
+    kinds = {
+        "bundled ViT": class_features(model, x).numpy(),
+        "raw pixels": images,
+        "random ViT": class_features(make_model(args), x).numpy(),
+    }
     table = {}
     for name, features in kinds.items():
         for k in (100, 200, 400):
             scores = []
             for repeat in range(repeats):
                 a, b, ya, yb = train_test_split(features, labels, train_size=k, stratify=labels, random_state=repeat)
-                probe = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=[1e-3, 1e-2, 1e-1, 1.0], cv=3, max_iter=500,
-                    l1_ratios=(0.0,), use_legacy_attributes=False))
+                probe = make_pipeline(
+                    StandardScaler(),
+                    LogisticRegressionCV(
+                        Cs=[1e-3, 1e-2, 1e-1, 1.0], cv=3, max_iter=500, l1_ratios=(0.0,), use_legacy_attributes=False
+                    ),
+                )
                 scores.append(probe.fit(a, ya).score(b, yb))
-            table[f"{name}, k={k}"] = [round(float(np.mean(scores)), 4), round(float(np.std(scores, ddof=1) / math.sqrt(repeats)), 4)]
+            table[f"{name}, k={k}"] = [
+                round(float(np.mean(scores)), 4),
+                round(float(np.std(scores, ddof=1) / math.sqrt(repeats)), 4),
+            ]
     return table
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fashion", type=Path, required=True, help="folder that holds the four IDX files of Fashion-MNIST")
+    parser.add_argument(
+        "--fashion", type=Path, required=True, help="folder that holds the four IDX files of Fashion-MNIST"
+    )
     parser.add_argument("--out", type=Path, default=DESTINATION)
-    parser.add_argument("--minutes", type=float, default=0, help="set the number of steps from the clock; 0: use --steps")
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="set the number of steps from the clock; 0: use --steps"
+    )
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -189,10 +222,20 @@ def main():
     steps, loss = train(model, split, args)
     args.out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(args.out)
-    ViTImageProcessor(size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(args.out)
-    facts = {"steps": steps, "batch": args.batch, "learning_rate": args.lr, "seed": args.seed, "torch": torch.__version__,
-             "parameters": model.num_parameters(), "last_training_loss": round(loss, 4),
-             "held_out_accuracy": held_out_accuracy(model, split), "digits_probe": digits_probe(model, args)}
+    ViTImageProcessor(size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(
+        args.out
+    )
+    facts = {
+        "steps": steps,
+        "batch": args.batch,
+        "learning_rate": args.lr,
+        "seed": args.seed,
+        "torch": torch.__version__,
+        "parameters": model.num_parameters(),
+        "last_training_loss": round(loss, 4),
+        "held_out_accuracy": held_out_accuracy(model, split),
+        "digits_probe": digits_probe(model, args),
+    }
     (args.out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
     print(json.dumps(facts, indent=2))
 

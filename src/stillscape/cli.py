@@ -33,7 +33,9 @@ Out = Annotated[Path | None, typer.Option("--out", help="Run folder; one that ex
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 PlanFile = Annotated[Path | None, typer.Argument(metavar="[PLAN.toml]", help="A plan; flags change it.")]
-DataFlag = Annotated[str | None, typer.Option("--data", help="Folder, parquet file, Hugging Face dataset, or 'digits'.")]
+DataFlag = Annotated[
+    str | None, typer.Option("--data", help="Folder, parquet file, Hugging Face dataset, or 'digits'.")
+]
 Labels = Annotated[str | None, typer.Option("--labels", help="CSV with columns file, label and perhaps group.")]
 Groups = Annotated[
     str | None,
@@ -106,7 +108,9 @@ def run(
         _run(full_plan, out or _default_folder(full_plan), budget_s, as_json, quiet)
 
 
-@app.command("plan", epilog="Example: stillscape plan --data photos/ --model google/vit-base-patch16-224 --adapt lora:8")
+@app.command(
+    "plan", epilog="Example: stillscape plan --data photos/ --model google/vit-base-patch16-224 --adapt lora:8"
+)
 def plan_command(
     plan: PlanFile = None,
     data: DataFlag = None,
@@ -135,7 +139,9 @@ def plan_command(
         costs = estimate(bench, images)
         seconds = wall_seconds(bench, costs)
         if as_json:
-            print(json.dumps({"sizes": bench.sizes, "seconds": seconds, "costs": [c.__dict__ for c in costs]}, indent=1))
+            print(
+                json.dumps({"sizes": bench.sizes, "seconds": seconds, "costs": [c.__dict__ for c in costs]}, indent=1)
+            )
             return
         _print_costs(costs, bench.sizes, seconds)
 

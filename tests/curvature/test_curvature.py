@@ -62,9 +62,7 @@ def test_torch_func_hessian_is_still_wrong_through_layer_norm(case):
     params = {name: p.detach() for name, p in model.named_parameters()}
     blocks = torch.func.hessian(lambda p: F.cross_entropy(torch.func.functional_call(model, p, (x,)), y))(params)
     names = list(params)
-    theirs = torch.cat(
-        [torch.cat([blocks[a][b].reshape(params[a].numel(), -1) for b in names], 1) for a in names]
-    )
+    theirs = torch.cat([torch.cat([blocks[a][b].reshape(params[a].numel(), -1) for b in names], 1) for a in names])
     truth = dense(model, x, y)
     assert (theirs - truth).norm() > 1e-3 * truth.norm()
 

@@ -8,10 +8,15 @@ import pytest
 from PIL import Image
 
 
-def picture(seed: int, size: tuple[int, int] = (32, 24)) -> Image.Image:
-    """Return smooth random colors: different seeds look different, and JPEG changes them little."""
+def _picture(seed: int, size: tuple[int, int] = (32, 24)) -> Image.Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def picture() -> Callable[..., Image.Image]:
+    """Return a maker of smooth random colors: different seeds look different, and JPEG changes them little."""
+    return _picture
 
 
 @pytest.fixture
@@ -23,7 +28,7 @@ def class_folder(tmp_path: Path) -> Callable[..., Path]:
         for label, (owner, count) in enumerate(counts.items()):
             (root / owner).mkdir(parents=True)
             for number in range(count):
-                picture(1000 * label + number).save(root / owner / f"{number}.png")
+                _picture(1000 * label + number).save(root / owner / f"{number}.png")
         return root
 
     return make

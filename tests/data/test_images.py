@@ -35,7 +35,9 @@ def test_the_content_tells_the_format_not_the_suffix(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-@pytest.mark.parametrize(("orientation", "turned"), [(3, QUAD[::-1, ::-1]), (6, np.rot90(QUAD, -1)), (2, QUAD[:, ::-1])])
+@pytest.mark.parametrize(
+    ("orientation", "turned"), [(3, QUAD[::-1, ::-1]), (6, np.rot90(QUAD, -1)), (2, QUAD[:, ::-1])]
+)
 def test_exif_orientation_is_applied_once(tmp_path, suffix, orientation, turned):
     exif = Image.Exif()
     exif[0x0112] = orientation

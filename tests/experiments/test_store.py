@@ -60,7 +60,7 @@ def test_drafts_of_a_killed_process_are_no_records_and_are_swept(store):
 def test_damaged_and_newer_records_are_refused_with_their_path(store, text):
     (store.place / "a").mkdir(parents=True)
     (store.place / "a" / "record.json").write_text(text)
-    with pytest.raises(RecordError, match="record.json"):
+    with pytest.raises(RecordError, match=r"record\.json"):
         store.record("a")
 
 

@@ -1,11 +1,12 @@
-"""A made-up result.json: three ways to train, curves as they look in earnest, and everything that can be odd about them."""
+"""A made-up result.json: three ways to train, curves as they look in earnest, and all that can be odd about them."""
 
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
 
 SIZES = [50, 100, 200, 400]
-CLASSES = ["normal", "<script>alert('class')</script>", "a & b \"quoted\"", "melanoma in situ"]
+CLASSES = ["normal", "<script>alert('class')</script>", 'a & b "quoted"', "melanoma in situ"]
 HELD_OUT = 500
 NATS = "nats"
 
@@ -18,13 +19,13 @@ _SHAPES: dict[str, tuple[list[float], list[float], list[float]]] = {
 _VERDICTS: dict[str, dict[str, Any]] = {
     "head": {
         "status": "reached", "k_star": 200, "low": 100, "high": 200,
-        "sentence": "200 images are enough for the head: the last doubling, from 200 to 400 images, brought +0.5 points "
-        "of accuracy (90% interval +0.1 to +0.9), no more than the tolerance of 1 point.",
+        "sentence": "200 images are enough for the head: the last doubling, from 200 to 400 images, brought +0.5 "
+        "points of accuracy (90 % interval +0.1 to +0.9), no more than the tolerance of 1 point.",
     },
     "last-layers:1": {
         "status": "cannot_tell", "k_star": None, "low": None, "high": None,
-        "sentence": "These runs cannot tell: the last doubling brought +1.4 points, but its interval (0.2 to 2.6) "
-        "is wider than the tolerance of 1 point. Hold out more images, repeat more often, or accept a larger tolerance.",
+        "sentence": "These runs cannot tell: the last doubling brought +1.4 points, but its interval "
+        "(0.2 to 2.6) is wider than the tolerance. Hold out more images, repeat more often, or accept a larger one.",
     },
     "lora:4": {
         "status": "not_reached", "k_star": None, "low": None, "high": None,
@@ -33,7 +34,9 @@ _VERDICTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def example_result(adapts: tuple[str, ...] = ("head", "last-layers:1", "lora:4"), leader: str = "head") -> dict[str, Any]:
+def example_result(
+    adapts: tuple[str, ...] = ("head", "last-layers:1", "lora:4"), leader: str = "head"
+) -> dict[str, Any]:
     """Return a result of the given adaptations whose overall verdict is that of `leader`."""
     return {
         "schema": 1,
@@ -44,7 +47,8 @@ def example_result(adapts: tuple[str, ...] = ("head", "last-layers:1", "lora:4")
         },
         "provenance": {
             "stillscape": "0.1.0", "python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2",
-            "numpy": "2.4.6", "data_fingerprint": "9f2c41d07be355aa", "model_fingerprint": "c41b77e2900d18f3", "threads": 2,
+            "numpy": "2.4.6", "threads": 2,
+            "data_fingerprint": "9f2c41d07be355aa", "model_fingerprint": "c41b77e2900d18f3",
         },
         "verdict": {**_VERDICTS[leader], "adapt": leader},
         "results": [_entry(adapt) for adapt in adapts],
@@ -63,7 +67,7 @@ def _entry(adapt: str) -> dict[str, Any]:
         "gains": [
             {"from": a, "to": b, "mean": accuracy[i + 1] - accuracy[i], "low": accuracy[i + 1] - accuracy[i] - width,
              "high": accuracy[i + 1] - accuracy[i] + width}
-            for i, (a, b) in enumerate(zip(SIZES[:-1], SIZES[1:], strict=True))
+            for i, (a, b) in enumerate(pairwise(SIZES))
         ],
         "noise_floor": {"metric": 0.0125, "heldout_loss": 0.021},
         "variance": [
@@ -72,7 +76,7 @@ def _entry(adapt: str) -> dict[str, Any]:
         ],
         "per_class": [
             {"class": name, "count": 125 - 20 * i, "k": SIZES,
-             "recall": [None if i == 3 and k == 50 else min(1.0, a - 0.06 * i + 0.05) for k, a in zip(SIZES, accuracy, strict=True)]}
+             "recall": [None if i == 3 and at == 0 else min(1.0, a - 0.06 * i + 0.05) for at, a in enumerate(accuracy)]}
             for i, name in enumerate(CLASSES)
         ],
         "constants": {
@@ -87,18 +91,19 @@ def _entry(adapt: str) -> dict[str, Any]:
 
 def _cells(accuracy: list[float], heldout: list[float], train: list[float], *, failed: bool) -> list[dict[str, Any]]:
     rng = np.random.default_rng(5)
-    cells: list[dict[str, Any]] = []
-    for place, k in enumerate(SIZES):
-        for permutation in range(3):
-            for seed in range(2):
-                cells.append({
-                    "k": k, "permutation": permutation, "seed": seed, "status": "ok", "reason": "",
-                    "accuracy": accuracy[place] + rng.normal() * 0.12 / np.sqrt(k),
-                    "heldout_loss": heldout[place] * (1 + rng.normal() * 0.05), "train_loss": train[place],
-                    "gradient_norm": 3.2e-9, "distance": 0.83, "steps": 120 + k, "stop": "steps done",
-                })  # fmt: skip
+    cells = [
+        {
+            "k": k, "permutation": permutation, "seed": seed, "status": "ok", "reason": "",
+            "accuracy": accuracy[place] + rng.normal() * 0.12 / np.sqrt(k),
+            "heldout_loss": heldout[place] * (1 + rng.normal() * 0.05), "train_loss": train[place],
+            "gradient_norm": 3.2e-9, "distance": 0.83, "steps": 120 + k, "stop": "steps done",
+        }
+        for (place, k), permutation, seed in product(enumerate(SIZES), range(3), range(2))
+    ]  # fmt: skip
     if failed:
-        nothing = dict.fromkeys(("accuracy", "heldout_loss", "train_loss", "gradient_norm", "distance", "steps", "stop"))
+        nothing = dict.fromkeys(
+            ("accuracy", "heldout_loss", "train_loss", "gradient_norm", "distance", "steps", "stop")
+        )
         cells[1] = {**cells[1], **nothing, "status": "failed", "reason": "the loss became NaN at step 12 <b>of</b> 150"}
     return cells
 
@@ -112,10 +117,12 @@ def _criteria(adapt: str) -> dict[str, Any]:
     verdict = _VERDICTS[adapt]
     sizes = {key: verdict[key] for key in ("k_star", "low", "high")}
     fresh = ["new images come from the same source"]
-    null = ["an identity: it holds for any model, with slope −1"]
+    null = ["an identity: it holds for any model, with slope -1"]
     plug_in = ["plug-in constants: measured maxima are no certificates", "the optimum does not move from k to k + 1"]
     return {
-        "accuracy": _criterion(verdict["status"], 0.01, fresh, "the gain of the next doubling stays within 1 point", **sizes),
+        "accuracy": _criterion(
+            verdict["status"], 0.01, fresh, "the gain of the next doubling stays within 1 point", **sizes
+        ),
         "heldout_loss": _criterion("not_reached", 0.02, fresh, "the last doubling still lowers the loss by 0.04 nats"),
         "fixed_surface": _criterion(
             "reached", 0.02, null, "mean absolute deviation 0.5 over k + 1", k_star=25, low=22, high=28, is_null=True
@@ -137,6 +144,7 @@ def _curve(k: Any, mean: Any, kind: str = "measured", unit: str = NATS, width: A
 
 def _curves(accuracy: list[float], heldout: list[float], train: list[float]) -> dict[str, Any]:
     k = np.arange(1, HELD_OUT)
+    far = np.append(k, [1000, 2000])
     rng = np.random.default_rng(3)
     spread, wobble = heldout[-1] * 1.4, np.exp(0.05 * rng.normal(size=len(k)))
     near = 1.7 * spread / (k + 1)
@@ -147,7 +155,7 @@ def _curves(accuracy: list[float], heldout: list[float], train: list[float]) -> 
         "heldout_loss": _curve(SIZES, heldout, width=0.5 / np.sqrt(SIZES)),
         "train_loss": _curve(SIZES, train, width=0.05 / np.sqrt(SIZES)),
         "fixed_surface": _curve(k, spread / (k + 1) * wobble, "identity", width=0.6 * spread / (k + 1)),
-        "fixed_surface_closed_form": _curve([*k, 1000, 2000], [*(spread / (k + 1)), spread / 1001, spread / 2001], "closed form"),
+        "fixed_surface_closed_form": _curve(far, spread / (far + 1), "closed form"),
         "neighbourhood": _curve(k, near * wobble, "identity", width=0.5 * near),
         "neighbourhood_loss_part": _curve(k, spread / (k + 1), "identity"),
         "neighbourhood_gradient_part": _curve(k, 0.6 * spread / (k + 1), "identity"),

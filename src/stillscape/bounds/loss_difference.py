@@ -52,10 +52,12 @@ def loss_difference(
     0.55
     """
     scale = _scale(loss_bound, hessian_bound, radius, gradient_bound, kind)
+    if isinstance(k, int | np.integer):
+        # In whole numbers k + 1 is exact beyond 2^53 too, where `sufficient_size` may end up.
+        return scale / (_checks.at_least("k", int(k), 1) + 1)
     sizes = np.asarray(k)
-    if sizes.size and (
-        not np.issubdtype(sizes.dtype, np.number) or np.any(sizes != np.floor(sizes)) or sizes.min() < 1
-    ):
+    whole = np.issubdtype(sizes.dtype, np.number) and bool(np.all(sizes == np.floor(sizes)))
+    if not whole or np.any(sizes < 1):
         raise InputError(f"k is {k!r}; every size must be a whole number of at least 1.")
     bound = scale / (sizes.astype(np.float64) + 1.0)
     return float(bound) if sizes.ndim == 0 else bound

@@ -94,7 +94,7 @@ class PerSampleHessian:
 
         return vmap(one, randomness="error")(self.inputs[index], self.targets[index])
 
-    def as_scipy(self):  # noqa: ANN201 - the type lives in scipy, imported only here
+    def as_scipy(self):
         """Return the mean Hessian as a ``scipy.sparse.linalg.LinearOperator``."""
         from scipy.sparse.linalg import LinearOperator
 
@@ -116,13 +116,24 @@ class PerSampleHessian:
         direction = self._unflat(v)
         if self.part == "outer":
             return self._outer(x, y, direction)
-        full = self._flat(jvp(grad(lambda p: self._loss(p, x, y)), (self.params,), (direction,))[1])
+
+        def loss_at(params: dict[str, Tensor]) -> Tensor:
+            return self._loss(params, x, y)
+
+        full = self._flat(jvp(grad(loss_at), (self.params,), (direction,))[1])
         return full if self.part == "full" else full - self._outer(x, y, direction)
 
     def _outer(self, x: Tensor, y: Tensor, direction: dict[str, Tensor]) -> Tensor:
-        output, moved = jvp(lambda p: self._output(p, x), (self.params,), (direction,))
-        bent = jvp(grad(lambda z: self.loss_fn(z, y[None])), (output,), (moved,))[1]
-        return self._flat(vjp(lambda p: self._output(p, x), self.params)[1](bent)[0])
+        def output_of(params: dict[str, Tensor]) -> Tensor:
+            return self._output(params, x)
+
+        def loss_of(output: Tensor) -> Tensor:
+            return self.loss_fn(output, y[None])
+
+        output, moved = jvp(output_of, (self.params,), (direction,))[:2]
+        bent = jvp(grad(loss_of), (output,), (moved,))[1]
+        pull_back = vjp(output_of, self.params)[1]
+        return self._flat(pull_back(bent)[0])
 
     def _flat(self, tensors: dict[str, Tensor]) -> Tensor:
         return torch.cat([tensors[name].reshape(-1) for name in self.params])

@@ -48,13 +48,13 @@ def near_clusters(scan: Scan, *, near: int = 4) -> list[Int[np.ndarray, " rows"]
         different numbers of ones; memory of 128 rows of them.
     """
     rows = _distinct_rows(scan)
+    if rows.size < 2:
+        return []
     flat = scan.thumbnails[rows].reshape(rows.size, -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(flat, axis=1)
     shown = norms >= _LEAST_CONTRAST * np.sqrt(flat.shape[1])
     rows, flat = rows[shown], flat[shown] / norms[shown, None]
-    if rows.size < 2:
-        return []
     # Sorted by the number of ones: hashes that differ in d bits differ in it by at most d, so a window suffices.
     ones = np.bitwise_count(scan.dhash[rows]).astype(np.int64)
     order = np.argsort(ones, kind="stable")

@@ -103,7 +103,14 @@ def _failed(collected: Collected) -> dict[str, Any]:
     reason = next(row["reason"] for row in cells if row["status"] == "failed")
     sentence = f"It cannot be told: every repeat has a training that failed ({reason})."
     verdict = {"status": "cannot_tell", "k_star": None, "low": None, "high": None, "sentence": sentence}
-    empty: dict[str, Any] = {"criteria": {}, "curves": {}, "gains": [], "noise_floor": {}, "variance": [], "per_class": []}
+    empty: dict[str, Any] = {
+        "criteria": {},
+        "curves": {},
+        "gains": [],
+        "noise_floor": {},
+        "variance": [],
+        "per_class": [],
+    }
     rest = {"constants": {}, "cells": cells, "notes": list(collected.bench.notes)}
     return {"adapt": collected.adapt, "verdict": verdict, **empty, **rest}
 

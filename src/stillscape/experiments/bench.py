@@ -146,7 +146,7 @@ class Bench:
         return np.load(self.cache / f"{self._input_key(adapt)}.npy", mmap_mode="r")
 
     def cache_inputs(self, adapt: str, images: ImageSet, progress: Progress) -> None:
-        """Run the frozen part of the model over all images once and keep what it gives, unless that is there already."""
+        """Run the frozen part of the model over all images once and keep its output, unless that is there already."""
         with thread_count(self.plan.threads):
             split = self.split(adapt)
             self._boundaries[adapt] = split.boundary
@@ -233,7 +233,9 @@ def grid(sizes: int | Sequence[int], pool: int, num_classes: int) -> tuple[int, 
     """
     chosen = sizes if not isinstance(sizes, int) else [pool // 2**power for power in reversed(range(sizes))]
     if chosen[-1] > pool:
-        raise InputError(f"sizes reach {chosen[-1]}, but only {pool} images are left to train on; end at {pool} or below.")
+        raise InputError(
+            f"sizes reach {chosen[-1]}, but only {pool} images are left to train on; end at {pool} or below."
+        )
     if chosen[0] < num_classes:
         raise InputError(
             f"sizes begin at {chosen[0]}, under the number of classes ({num_classes}); begin at {num_classes} or above"

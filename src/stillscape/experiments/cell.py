@@ -66,7 +66,7 @@ def _fold_record(fold: int, num_training: int, result: Fit, seconds: float) -> d
         "stop": result.stop,
         "gradient_norm": _finite(result.gradient_norm),
         "penalized_gradient_norm": _finite(result.penalized_gradient_norm),
-        "trace": [{name: _finite(value) for name, value in point.items()} for point in result.trace],
+        "trace": [{**point, "loss": _finite(point["loss"])} for point in result.trace],
         "training_s": seconds,
     }
 

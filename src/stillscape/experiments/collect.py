@@ -79,7 +79,9 @@ class Collected:
         if metric == "accuracy":
             return self.hits
         function, labels = METRICS[metric], self.labels
-        probabilities = [[self._held_out(r, k)["probabilities"] for k in self.bench.sizes] for r in range(len(self.repeats))]
+        probabilities = [
+            [self._held_out(r, k)["probabilities"] for k in self.bench.sizes] for r in range(len(self.repeats))
+        ]
 
         def weighted(weights: np.ndarray) -> np.ndarray:
             return np.array([[function(labels, p, weights) for p in row] for row in probabilities], dtype=np.float64)

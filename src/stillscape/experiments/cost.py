@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -63,12 +64,12 @@ def measure_rates(bench: Bench, images: ImageSet, adapt: str) -> tuple[Rates, in
         recipe = recipe.model_copy(update={"steps": MEASURED_STEPS, "early_stop": None})
     with thread_count(bench.plan.threads):
         split = bench.split(adapt)
-        read, batch = _timed(lambda: pixel_values(bench.pretrained.processor, [images.read(row) for row in rows]))
+        read, batch = _timed(lambda: pixel_values(bench.pretrained.processor, [images.read(int(row)) for row in rows]))
         encode, inputs = 0.0, batch
         if split.encode is not None:
             with torch.no_grad():
                 split.encode(batch[:2])  # the first call of a kernel sets it up
-                encode, inputs = _timed(lambda: split.encode(batch))  # type: ignore[misc]
+                encode, inputs = _timed(partial(split.encode, batch))
         array, labels = inputs.float().numpy(), bench.labels[rows]
         fit(split.suffix, array, labels, rows, recipe, seed=0)
         training, _ = _timed(lambda: fit(split.suffix, array, labels, rows, recipe, seed=0))
@@ -113,13 +114,13 @@ def fit_budget(bench: Bench, images: ImageSet, budget_s: float) -> tuple[Plan, f
 
 
 def _smaller_plans(plan: Plan) -> Iterator[Plan]:
-    assert not isinstance(plan.sizes, int)
+    sizes = plan.sizes
+    assert not isinstance(sizes, int)
     yield plan
     for seeds in range(plan.seeds - 1, 0, -1):
         yield (plan := plan.model_copy(update={"seeds": seeds}))
     for repeats in range(plan.repeats - 1, 1, -1):
         yield (plan := plan.model_copy(update={"repeats": repeats}))
-    sizes = plan.sizes
     while len(sizes) > 3:
         sizes = sizes[:-1]
         yield plan.model_copy(update={"sizes": sizes})
@@ -142,7 +143,7 @@ def _cost(bench: Bench, adapt: str, rates: Rates, activation_bytes: int) -> Cost
     return Cost(adapt, cells, cells * folds, passes, seconds, cached, n * activation_bytes)
 
 
-def _timed(action):  # noqa: ANN001, ANN202 - whatever it returns
+def _timed(action):
     started = time.perf_counter()
     value = action()
     return time.perf_counter() - started, value

@@ -1,6 +1,7 @@
 """The plan of a run: everything that decides its numbers, in one TOML file that a person can read and change."""
 
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,19 @@ from stillscape.training.recipe import Recipe, default_recipe
 
 #: Fields that may differ when a run folder is taken up again: they choose among cells, or ask another question of them.
 REVISABLE = frozenset(
-    {"adapt", "sizes", "repeats", "seeds", "metric", "epsilon", "epsilon_loss", "target", "level", "workers", "skip_broken"}
+    {
+        "adapt",
+        "sizes",
+        "repeats",
+        "seeds",
+        "metric",
+        "epsilon",
+        "epsilon_loss",
+        "target",
+        "level",
+        "workers",
+        "skip_broken",
+    }
 )
 
 
@@ -97,7 +110,7 @@ class Plan(BaseModel):
             if value < 2:
                 raise ValueError("a count of sizes must be at least 2, since a curve needs two points")
             return value
-        if len(value) < 2 or any(b <= a for a, b in zip(value, value[1:], strict=False)):
+        if len(value) < 2 or any(b <= a for a, b in pairwise(value)):
             raise ValueError("must be at least two numbers, each above the one before: 50,100,200,400")
         return value
 
@@ -142,7 +155,9 @@ def make_plan(path: Path | None = None, **changes: Any) -> Plan:
         try:
             fields = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise InputError(f"plan {str(path)!r} can't be read: {error.strerror}. Give the path of a TOML file.") from None
+            raise InputError(
+                f"plan {str(path)!r} can't be read: {error.strerror}. Give the path of a TOML file."
+            ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"plan {str(path)!r} is not valid TOML: {error}.") from None
     fields.update({name: value for name, value in changes.items() if value is not None})

@@ -3,6 +3,7 @@
 w* is the model trained at the largest size m, in one fold; all images here are held out in that fold.
 """
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,9 @@ def probe_key(bench: Bench, probe: Probe) -> str:
 def all_probes(bench: Bench, cells: Store) -> list[Probe]:
     """Return a probe for each adaptation and order whose cells did not fail (or are not measured yet)."""
     probes = [
-        Probe(adapt, permutation, bench.sizes) for adapt in bench.plan.adapt for permutation in range(bench.plan.repeats)
+        Probe(adapt, permutation, bench.sizes)
+        for adapt in bench.plan.adapt
+        for permutation in range(bench.plan.repeats)
     ]
 
     def usable(cell: Cell) -> bool:
@@ -60,7 +63,7 @@ def all_probes(bench: Bench, cells: Store) -> list[Probe]:
 
 def run_probe(bench: Bench, cells: Store, probes: Store, probe: Probe) -> None:
     """Measure one probe and store it; where weights were not kept, the record says so and holds nothing else."""
-    key = probe_key(bench, probe)
+    key, started = probe_key(bench, probe), time.perf_counter()
     states = [_weights(cells, bench.key(cell)) for cell in probe.cells()]
     star = states.pop()
     if star is None or any(state is None for state in states):
@@ -88,6 +91,7 @@ def run_probe(bench: Bench, cells: Store, probes: Store, probe: Probe) -> None:
         "radius": radius,
         "distances": {name: _norm(d) for name, d in zip(names, directions, strict=True)},
         "constants": _constants(suffix, inputs, labels, rows, bench.plan.curvature_images),
+        "seconds": time.perf_counter() - started,
         "peak_memory_bytes": peak_memory_bytes(),
     }
     probes.write(key, record, table)

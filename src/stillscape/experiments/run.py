@@ -164,7 +164,9 @@ def read_result(folder: Path) -> dict[str, Any]:
     """
     path = folder / "result.json"
     if not path.is_file():
-        raise InputError(f"{str(folder)!r} holds no result.json; run the plan to its end first: stillscape run --out {folder}")
+        raise InputError(
+            f"{str(folder)!r} holds no result.json; run the plan to its end first: stillscape run --out {folder}"
+        )
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -120,7 +120,9 @@ class Store:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RecordError(f"record {str(path)!r} can't be read ({error}); delete its folder and run again.") from None
+            raise RecordError(
+                f"record {str(path)!r} can't be read ({error}); delete its folder and run again."
+            ) from None
         if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
             raise RecordError(f"record {str(path)!r} has no schema number; delete its folder and run again.")
         if record["schema"] > SCHEMA:

@@ -40,16 +40,14 @@ def measure_surface(collected: Collected, probes: Store) -> Surface:
     bench, plan = collected.bench, collected.bench.plan
     star = collected.losses[0, -1]  # one w*: the first order and seed at the largest size
     curves = _fixed(star, plan.level)
-    criteria = [
-        fixed_surface_criterion(star, epsilon=plan.loss_tolerance, level=plan.level, groups=collected.groups)
-    ]
+    criteria = [fixed_surface_criterion(star, epsilon=plan.loss_tolerance, level=plan.level, groups=collected.groups)]
     records = _probe_records(bench, probes, collected.adapt)
     if not records:
         return Surface(curves, criteria, {}, ["The neighborhood of w* was not probed: weights were not kept."])
     tables = [table for _, table in records]
     curves |= _neighborhood(tables, plan.level)
-    away = np.concatenate([_columns(table, "loss:gaussian:")[0] for table in tables[:1]])
-    criteria.append(neighborhood_criterion(away, epsilon=plan.loss_tolerance, level=plan.level))
+    away, groups = _columns(tables[0], "loss:gaussian:")[0], bench.groups[tables[0]["sample"]]
+    criteria.append(neighborhood_criterion(away, epsilon=plan.loss_tolerance, level=plan.level, groups=groups))
     constants, reasons = _constants(records)
     if reasons:
         return Surface(curves, criteria, constants, reasons)
@@ -107,9 +105,7 @@ def _columns(table: dict[str, np.ndarray], start: str) -> list[np.ndarray]:
     return [column for name, column in table.items() if name.startswith(start)]
 
 
-def _probe_records(
-    bench: Bench, probes: Store, adapt: str
-) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+def _probe_records(bench: Bench, probes: Store, adapt: str) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
     keys = [probe_key(bench, probe) for probe in all_probes(bench, Store(probes.place.parent)) if probe.adapt == adapt]
     records = [(probes.record(key), key) for key in keys if probes.has(key)]
     return [(record, probes.losses(key)) for record, key in records if record["status"] == "ok"]
@@ -120,22 +116,28 @@ def _constants(
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Return the largest of each constant over the probes: a bound must hold for all of them."""
     reasons = sorted({record["constants"]["reason"] for record, _ in records if "reason" in record["constants"]})
+    larger = "; measured, so the true one can only be larger"
     loss = max(float(table["star"].max()) for _, table in records)
     radius = max(record["radius"] for record, _ in records)
     constants = {
-        "loss_bound": _constant(loss, "largest held-out loss at w* (nats)"),
-        "radius": _constant(radius, "distance from w* to the optimum at the next smaller size"),
+        "loss_bound": _constant(loss, f"largest held-out loss at w* (nats){larger}"),
+        "radius": _constant(
+            radius, "distance from w* to the optimum at the next smaller size, and of every Gaussian direction"
+        ),
     }
     if not reasons:
         measured = [record["constants"] for record, _ in records]
-        worst = {name: max(m[name] for m in measured) for name in ("gradient_spread", "hessian_norm", "hessian_norm_median")}
+        worst = {
+            name: max(m[name] for m in measured) for name in ("gradient_spread", "hessian_norm", "hessian_norm_median")
+        }
         images, bent = measured[0]["gradient_images"], measured[0]["hessian_images"]
         constants |= {
             "gradient_bound": _constant(
-                worst["gradient_spread"], f"largest distance of a gradient from their mean, over {images} held-out images"
+                worst["gradient_spread"],
+                f"largest distance of a gradient from their mean, over {images} held-out images{larger}",
             ),
             "hessian_bound": _constant(
-                worst["hessian_norm"], f"largest spectral norm of a Hessian at w*, over {bent} held-out images"
+                worst["hessian_norm"], f"largest spectral norm of a Hessian at w*, over {bent} held-out images{larger}"
             ),
             "hessian_median": _constant(worst["hessian_norm_median"], "median of the same"),
         }
@@ -143,4 +145,4 @@ def _constants(
 
 
 def _constant(value: float, meaning: str) -> dict[str, Any]:
-    return {"value": value, "meaning": f"{meaning}; measured, so the true one can only be larger"}
+    return {"value": value, "meaning": meaning}

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
@@ -140,7 +141,7 @@ def _read_model(name: str, source: str, config: PretrainedConfig) -> tuple[PreTr
             ignore_mismatched_sizes=True,  # for the classifier; anything else is refused below
             output_loading_info=True,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise InputError(
             f"model is {name!r}; its weights can't be read ({_first_line(error)}). They must be safetensors files, "
             "as written by save_pretrained."

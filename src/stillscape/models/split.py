@@ -108,8 +108,9 @@ def _explore(pretrained: Pretrained, adaptation: Adaptation) -> _Layout:
     whole, *faster = _layouts(pretrained, adaptation, shape, calls)
     pixels = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     reference = _build(pretrained, whole, 2, 0)
-    scores = reference(pixels)
-    scores.square().sum().backward()
+    with torch.enable_grad():  # the caller may be measuring
+        scores = reference(pixels)
+        scores.square().sum().backward()
     # Parameters that take no part (mask tokens, unused poolers) have no gradient and must not count as trained.
     used = {name.removeprefix("model.") for name, p in reference.named_parameters() if p.grad is not None}
     for layout in reversed(faster):

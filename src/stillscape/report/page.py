@@ -63,10 +63,22 @@ def _render(context: dict[str, Any]) -> str:
     return environment.get_template("template.html").render(css=Markup(css), **context)
 
 
+_NO_VERDICT: dict[str, Any] = {
+    "status": "cannot_tell",
+    "adapt": None,
+    "k_star": None,
+    "low": None,
+    "high": None,
+    "sentence": "",
+}
+_NO_QUESTION: dict[str, Any] = {"data": None, "evaluation": None, "level": None, "sizes": []}
+
+
 def _page(
     result: Mapping[str, Any], names: dict[str, str], figures: dict[str, list[Drawing]], comparison: Drawing | None
 ) -> dict[str, Any]:
-    question, verdict = result.get("question") or {}, result.get("verdict") or {}
+    question = {**_NO_QUESTION, **(result.get("question") or {})}
+    verdict = {**_NO_VERDICT, **(result.get("verdict") or {})}
     metric = question.get("metric") or "accuracy"
     return {
         "headline": headline(verdict, question),
@@ -84,9 +96,11 @@ def _page(
     }
 
 
-def _section(entry: Mapping[str, Any], question: Mapping[str, Any], name: str, figures: list[Drawing]) -> dict[str, Any]:
+def _section(
+    entry: Mapping[str, Any], question: Mapping[str, Any], name: str, figures: list[Drawing]
+) -> dict[str, Any]:
     metric = question.get("metric") or "accuracy"
-    verdict = entry.get("verdict") or {}
+    verdict = {**_NO_VERDICT, **(entry.get("verdict") or {})}
     return {
         "id": name,
         "adapt": entry["adapt"],
@@ -132,10 +146,10 @@ def meaning_of_enough(question: Mapping[str, Any]) -> str:
     metric = question.get("metric") or "accuracy"
     name = words.curve_name(metric)
     if question.get("target") is not None:
-        side = "at or below" if metric in words.LOSSES else "at or above"
+        side = "at or below" if words.lower_is_better(metric) else "at or above"
         return f"Enough means: from that size on, {name} stays {side} {words.quantity(question['target'], metric)}."
     gain = words.change(question.get("epsilon"), metric, signed=False)
-    verb = "lowers" if metric in words.LOSSES else "raises"
+    verb = "lowers" if words.lower_is_better(metric) else "raises"
     return f"Enough means: from that size on, doubling the images {verb} {name} by no more than {gain}."
 
 

@@ -1,4 +1,4 @@
-"""What the page reads from result.json: entries, and curves as arrays; null becomes NaN, so that it is left out of every drawing."""
+"""What the page reads from result.json: entries, and curves as arrays in which null is NaN and so is not drawn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ def check_result(result: Any) -> None:
         raise RecordError(f"the result is a {type(result).__name__}; it must be the mapping that result.json holds.")
     if result.get("schema") != SCHEMA:
         raise RecordError(
-            f"the result's schema is {result.get('schema')!r}; this version reads schema {SCHEMA}. Run again to rewrite it."
+            f"the result's schema is {result.get('schema')!r}; this version reads schema {SCHEMA}. Run again."
         )
     if not result.get("results"):
         raise RecordError("the result holds no adaptation under 'results'; there is nothing to draw.")

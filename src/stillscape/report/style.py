@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from stillscape.report.words import number, superscript
+from stillscape.report.words import PERCENT_SIGN, number, superscript
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ WIDTH, HEIGHT = 360.0, 244.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42.0, 12.0, 24.0, 34.0
 _LEGEND_ROW = 12.5
 
-_RC = {
+_RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "text.color": COLORS["ink"],
@@ -69,11 +69,12 @@ def house_style(**extra: Any) -> Iterator[None]:
 
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update({**_RC, **extra})
+        mpl.rcParams.update(_RC)
+        mpl.rcParams.update(cast("Any", extra))
         yield
 
 
-def adaptation_style(index: int) -> dict[str, str]:
+def adaptation_style(index: int) -> dict[str, Any]:
     """Return color and marker of the adaptation at this place of the result."""
     color, marker = _CYCLE[index % len(_CYCLE)]
     return {"color": COLORS[color], "marker": marker}
@@ -141,6 +142,7 @@ def size_axis(ax: "Axes", sizes: Sequence[float] | np.ndarray, *, pad: float = 0
 
 def log_size_axis(ax: "Axes", low: float, high: float) -> None:
     """Make x logarithmic with a tick at each power of ten and at the end."""
+    low, high = max(low, 1.0), max(high, 2.0 * low, 2.0)
     ax.set_xscale("log")
     ax.set_xlim(low * (low / high) ** 0.02, high * (high / low) ** 0.03)
     ticks = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
@@ -169,7 +171,7 @@ def value_axis(ax: "Axes", low: float, high: float, *, percent: bool) -> None:
 
     ticks = [tick for tick in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= tick <= high]
     ax.set_ylim(low, high)
-    _fix(ax.yaxis, ticks, [f"{100 * tick:.4g}%" if percent else number(tick) for tick in ticks])
+    _fix(ax.yaxis, ticks, [f"{100 * tick:.4g}{PERCENT_SIGN}" if percent else number(tick) for tick in ticks])
 
 
 def power_of_ten(power: int) -> str:

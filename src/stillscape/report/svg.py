@@ -1,4 +1,4 @@
-"""From a matplotlib figure to bytes: files for papers, and an SVG that lives inside the page and takes on its colors."""
+"""From a matplotlib figure to bytes: files for papers, and an SVG inside the page that takes on its colors."""
 
 import io
 import re
@@ -61,13 +61,16 @@ def swatch(handle: object) -> str:
 
     if not isinstance(handle, Line2D):
         face = handle.get_facecolor()  # type: ignore[attr-defined]
-        body = f'<rect x="0" y="1" width="28" height="10" style="fill:{_css(to_hex(face))};fill-opacity:{face[3]:.2f}"/>'
+        body = (
+            f'<rect x="0" y="1" width="28" height="10" style="fill:{_css(to_hex(face))};fill-opacity:{face[3]:.2f}"/>'
+        )
         return _swatch(body)
     color, body = _css(to_hex(handle.get_color())), ""
     if handle.get_linestyle() not in ("None", "none"):
         pattern = handle._unscaled_dash_pattern[1]  # type: ignore[attr-defined]  # no public reader for it
         dashes = ",".join(f"{dash:g}" for dash in pattern or ())
-        body = f'<path d="M0 6H28" style="stroke:{color};stroke-width:{handle.get_linewidth():g};stroke-dasharray:{dashes or "none"}"/>'
+        stroke = f"stroke:{color};stroke-width:{handle.get_linewidth():g};stroke-dasharray:{dashes or 'none'}"
+        body = f'<path d="M0 6H28" style="{stroke}"/>'
     marker = _MARKERS.get(str(handle.get_marker()))
     if marker:
         fill = "none" if handle.get_fillstyle() == "none" else color

@@ -6,8 +6,9 @@ from typing import Any
 from stillscape.report import words
 
 NULL_MARK = "null: true for any model"
-_RUN_COLUMNS = ("heldout_loss", "train_loss", "gradient_norm", "distance", "steps", "stop")
+_RUN_COLUMNS = ("num_training", "heldout_loss", "train_loss", "gradient_norm", "distance", "steps", "stop")
 _RUN_HEADERS = {
+    "num_training": "learned from",
     "heldout_loss": "held-out loss",
     "train_loss": "training loss",
     "gradient_norm": "gradient norm",
@@ -17,9 +18,10 @@ _RUN_HEADERS = {
 
 def criteria_rows(entry: Mapping[str, Any], question: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one row for each criterion: the deciding one first, then those that may differ, nulls last."""
+    deciding = f"{question.get('metric')}{'' if question.get('target') is None else '_target'}"
     rows = []
     for name, criterion in (entry.get("criteria") or {}).items():
-        decides = name == question.get("metric")
+        decides = name == deciding
         rows.append(
             {
                 "name": name,
@@ -27,7 +29,7 @@ def criteria_rows(entry: Mapping[str, Any], question: Mapping[str, Any]) -> list
                 "status": _shown_status(criterion),
                 "k_star": words.count(criterion.get("k_star")),
                 "interval": words.span(criterion.get("low"), criterion.get("high"), unit="").strip(),
-                "epsilon": _tolerance(name, criterion, question if decides else {}),
+                "epsilon": _tolerance(name, criterion),
                 "assumes": list(criterion.get("assumes") or ()),
                 "null": NULL_MARK if criterion.get("is_null") else "",
                 "reason": words.sentence_case(criterion.get("reason") or ""),
@@ -43,11 +45,10 @@ def _shown_status(criterion: Mapping[str, Any]) -> str:
     return "null" if criterion.get("is_null") and status == "reached" else status
 
 
-def _tolerance(name: str, criterion: Mapping[str, Any], question: Mapping[str, Any]) -> str:
-    if question.get("target") is not None:
-        return f"target {words.quantity(question['target'], name)}"
-    as_loss = name not in words.PERCENT_METRICS and not words.is_nats(name) and "surface" in name
-    return words.change(criterion.get("epsilon"), "heldout_loss" if as_loss else name, signed=False)
+def _tolerance(name: str, criterion: Mapping[str, Any]) -> str:
+    if name.endswith("_target"):
+        return f"target {words.quantity(criterion.get('epsilon'), name)}"
+    return words.change(criterion.get("epsilon"), name, signed=False)
 
 
 def gain_rows(entry: Mapping[str, Any], question: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -93,7 +94,7 @@ def spread_rows(entry: Mapping[str, Any], metric: str) -> list[list[str]]:
 
 
 def class_table(entry: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return recall by class and size, the class that is found worst at the largest size first; None without classes."""
+    """Return recall by class and size, the class found worst at the largest size first; None without classes."""
     classes = entry.get("per_class") or []
     if not classes:
         return None
@@ -134,15 +135,15 @@ def runs_table(entry: Mapping[str, Any], metric: str) -> dict[str, Any]:
 def _run_value(value: Any, name: str) -> str:
     if isinstance(value, str):
         return value
-    if name in words.PERCENT_METRICS:
+    if words.in_percent(name):
         return words.quantity(value, name)
-    return words.count(value) if name == "steps" else words.number(value)
+    return words.count(value) if name in ("steps", "num_training") else words.number(value)
 
 
 def printed(table: tuple[Sequence[str], Iterable[Sequence[Any]]], metric: str) -> dict[str, Any]:
     """Return a display's table in words; numbers of the metric's columns in the metric's unit."""
     header, rows = table
-    shares = {"low", "high", metric} if metric in header and metric in words.PERCENT_METRICS else set()
+    shares = {"low", "high", metric} if metric in header and words.in_percent(metric) else set()
     return {
         "headers": [words.sentence_case(words.curve_name(name)) for name in header],
         "rows": [[_cell(value, name, name in shares) for name, value in zip(header, row, strict=True)] for row in rows],

@@ -1,10 +1,11 @@
 """Numbers, names and statuses in the words of the page: one spelling for each, for people who don't read code."""
 
 import math
+import re
 
-DASH = "–"
-PERCENT_METRICS = frozenset({"accuracy", "balanced_accuracy", "sensitivity_at_95_specificity"})
-LOSSES = frozenset({"heldout_loss", "train_loss"})
+DASH, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+PERCENT_SIGN = "\N{NO-BREAK SPACE}%"
+_IN_PERCENT = ("accuracy", "balanced_accuracy", "macro_f1", "sensitivity_at_95_specificity")
 
 _METRICS = {
     "accuracy": "accuracy",
@@ -12,7 +13,7 @@ _METRICS = {
     "macro_f1": "macro F1",
     "auroc": "AUROC",
     "calibration_error": "calibration error",
-    "sensitivity_at_95_specificity": "sensitivity at 95% specificity",
+    "sensitivity_at_95_specificity": f"sensitivity at 95{PERCENT_SIGN} specificity",
     "heldout_loss": "held-out loss",
     "train_loss": "training loss",
     "fixed_surface": "loss surface at fixed weights",
@@ -35,36 +36,37 @@ _STATUSES = {
     "ok": ("Done", "✓"),
     "failed": ("Failed", "✕"),
 }
-_KINDS = {
-    "measured": "measured",
-    "identity": "identity, true for any model",
-    "closed form": "closed form, true for any model",
-    "plug-in bound": "plug-in bound",
-}
 
 
 def adaptation_name(adapt: str) -> str:
     """Return what an adaptation trains, in words; an unknown one keeps its own spelling.
 
     >>> adaptation_name("lora:4"), adaptation_name("last-layers:1"), adaptation_name("last-layers:3")
-    ('LoRA, rank 4', 'Last layer and head', 'Last 3 layers and head')
+    ('LoRA, rank 4', 'Last block and head', 'Last 3 blocks and head')
     """
     kind, _, amount = adapt.partition(":")
     if kind == "last-layers" and amount:
-        return "Last layer and head" if amount == "1" else f"Last {amount} layers and head"
+        return "Last block and head" if amount == "1" else f"Last {amount} blocks and head"
     if kind == "lora" and amount:
         return f"LoRA, rank {amount}"
-    return {"head": "Head only", "full": "All layers"}.get(adapt, adapt)
+    return {"head": "Head only", "full": "Whole model"}.get(adapt, adapt)
 
 
 def curve_name(name: str) -> str:
     """Return a curve's, criterion's or metric's name in words."""
+    if name.endswith("_target"):
+        return f"target for {curve_name(name.removesuffix('_target'))}"
     return _METRICS.get(name, name.replace("_", " "))
 
 
-def kind_name(kind: str) -> str:
-    """Return how a curve came about, in words."""
-    return _KINDS.get(kind, kind)
+def in_percent(name: str) -> bool:
+    """Tell whether a metric, or a criterion on it, is read in percent."""
+    return name.removesuffix("_target") in _IN_PERCENT
+
+
+def lower_is_better(name: str) -> bool:
+    """Tell whether less of a metric is better: losses and errors."""
+    return "loss" in name or "error" in name
 
 
 def status_name(status: str) -> str:
@@ -75,6 +77,17 @@ def status_name(status: str) -> str:
 def status_mark(status: str) -> str:
     """Return a status as one sign, so that color is never its only carrier."""
     return _STATUSES.get(status, ("", "·"))[1]
+
+
+def first_sentence(text: str) -> tuple[str, str]:
+    """Return the first sentence and the rest, which together are the text.
+
+    >>> first_sentence("It fell by 0.5 points. So stop.")
+    ('It fell by 0.5 points.', ' So stop.')
+    """
+    first = re.match(r".*?[.!?](?= [A-Z])", text, re.S)
+    end = first.end() if first else len(text)
+    return text[:end], text[end:]
 
 
 def sentence_case(text: str) -> str:
@@ -115,9 +128,9 @@ def number(value: float | None, digits: int = 3) -> str:
     if -5 < exponent < 7:
         rounded = round(value, digits - 1 - exponent)
         text = f"{rounded:,.{max(0, digits - 1 - exponent)}f}"
-        return text.rstrip("0").rstrip(".").replace("-", "−") if "." in text else text.replace("-", "−")
-    mantissa = f"{value / 10.0**exponent:.{digits - 1}f}".rstrip("0").rstrip(".").replace("-", "−")
-    return f"{mantissa}×10{superscript(exponent)}"
+        return text.rstrip("0").rstrip(".").replace("-", MINUS) if "." in text else text.replace("-", MINUS)
+    mantissa = f"{value / 10.0**exponent:.{digits - 1}f}".rstrip("0").rstrip(".").replace("-", MINUS)
+    return f"{mantissa}{TIMES}10{superscript(exponent)}"
 
 
 def superscript(exponent: int) -> str:
@@ -131,19 +144,19 @@ def superscript(exponent: int) -> str:
 
 def is_nats(name: str, unit: str | None = None) -> bool:
     """Tell whether a curve's values are losses."""
-    return unit == "nats" or name in LOSSES or name.startswith(("fixed_surface", "neighbourhood", "theorem", "path"))
+    return unit == "nats" or "loss" in name or name.startswith(("fixed_surface", "neighbourhood", "theorem", "path"))
 
 
 def quantity(value: float | None, name: str) -> str:
-    """Return a value of the named curve with its unit.
+    r"""Return a value of the named curve with its unit.
 
     >>> quantity(0.9125, "accuracy"), quantity(0.9125, "auroc"), quantity(0.25, "heldout_loss")
-    ('91.2%', '0.912', '0.25 nats')
+    ('91.2\xa0%', '0.912', '0.25 nats')
     """
     if value is None or is_missing(value):
         return DASH
-    if name in PERCENT_METRICS:
-        return f"{100 * value:.1f}%"
+    if in_percent(name):
+        return f"{100 * value:.1f}{PERCENT_SIGN}"
     return f"{number(value)} nats" if is_nats(name) else f"{value:.3f}"
 
 
@@ -155,9 +168,9 @@ def change(value: float | None, name: str, *, signed: bool = True) -> str:
     """
     if value is None or is_missing(value):
         return DASH
-    percent = name in PERCENT_METRICS
+    percent = in_percent(name)
     size = f"{100 * abs(value):.1f}" if percent and signed else number(abs(value) * (100 if percent else 1))
-    sign = ("−" if value < 0 else "+") if signed else ("−" if value < 0 else "")
+    sign = MINUS if value < 0 else "+" * signed
     unit = (" point" if size == "1" else " points") if percent else (" nats" if is_nats(name) else "")
     return f"{sign}{size}{unit}"
 
@@ -178,9 +191,9 @@ def span(low: float | None, high: float | None, *, unit: str = "images") -> str:
 
 
 def percent(level: float | None) -> str:
-    """Return a share as a whole percentage.
+    r"""Return a share as a percentage.
 
     >>> percent(0.9)
-    '90%'
+    '90\xa0%'
     """
-    return DASH if level is None else f"{100 * level:.4g}%"
+    return DASH if level is None else f"{100 * level:.4g}{PERCENT_SIGN}"

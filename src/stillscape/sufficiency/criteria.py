@@ -157,7 +157,9 @@ def target_criterion(
         return _untold(name, target, reason, "more held-out images and repeats", low)
     if status == "not_reached":
         reason = f"{best}, short of the target of {wanted}"
-        return Criterion(name, status, None, low, None, target, _MEASURED, False, reason, _COLLECT)
+        steps = gains(sizes, draws, mean, level, higher_is_better)
+        advice = _COLLECT if _may_get_there(goal - middle[-1], steps) else _CHANGE_MODEL
+        return Criterion(name, status, None, low, None, target, _MEASURED, False, reason, advice)
     already = "already at the smallest size tried, " if k_star == k[0] else "at "
     reason = f"the target of {wanted} is met {already}{wording.images(k_star or 0)}, and at every larger size; {best}"
     return Criterion(name, status, k_star, low, high, target, _MEASURED, False, reason)
@@ -194,8 +196,17 @@ _COLLECT = (
     "collect more images, to begin with about twice as many in all, and run again; "
     "how many will do in the end cannot be read from sizes that are not yet enough"
 )
+_CHANGE_MODEL = (
+    "train more of the model, or choose another one; more images like these are unlikely to get there, since three "
+    "more doublings at the pace of the last one, that is eight times the data, would still fall short"
+)
 _REPEATS = "at least 2, better 5 repeats, each with another choice of training images"
 _ONE_TRAINING = "but it comes from a single choice of training images, and how much another would change it is unknown"
+
+
+def _may_get_there(gap: float, steps: list[dict]) -> bool:
+    # Gains mostly shrink from doubling to doubling, so three at the upper end of the last one's interval are generous.
+    return not steps or gap <= 3 * max(steps[-1]["high"], 0.0)
 
 
 def _why_untold(name: str, step: dict, epsilon: float, last: str) -> tuple[str, str]:

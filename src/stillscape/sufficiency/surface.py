@@ -187,7 +187,7 @@ def _drawn_deviations(values: np.ndarray, groups: ArrayLike | None, draws: int, 
     if codes.shape != values.shape:
         raise InputError(f"groups has shape {codes.shape} for {values.size} losses; it must give one code each.")
     num_groups = int(codes.max()) + 1
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, *b"bootstrap losses"])
     found = np.empty(draws)
     for draw in range(draws):
         weights = rng.multinomial(num_groups, np.full(num_groups, 1.0 / num_groups))[codes]

@@ -50,7 +50,7 @@ def adaptation_verdict(
         )
     chosen = criteria[name]
     say = {"reached": _enough, "not_reached": _not_yet}.get(chosen.status, _unknown)
-    sentences = [say(adapt, chosen, criteria, gains, question), *_others(name, criteria)]
+    sentences = [say(adapt, chosen, gains, question), *_others(name, criteria)]
     return {
         "status": chosen.status,
         "k_star": chosen.k_star,
@@ -120,7 +120,7 @@ def in_words(adapt: str) -> str:
     return words.get(kind, adapt)
 
 
-def _enough(adapt: str, chosen: Criterion, _: Mapping, gains: Sequence[Mapping], question: Mapping) -> str:
+def _enough(adapt: str, chosen: Criterion, gains: Sequence[Mapping], question: Mapping) -> str:
     metric, k_star, high = question["metric"], chosen.k_star or 0, chosen.high or 0
     size = wording.images(k_star)
     if k_star == _sizes(gains, question)[0]:
@@ -137,22 +137,12 @@ def _enough(adapt: str, chosen: Criterion, _: Mapping, gains: Sequence[Mapping],
     return " ".join([*answer, *_last_doubling(gains, question), *_in_total(chosen, gains, metric)])
 
 
-def _not_yet(
-    adapt: str, chosen: Criterion, criteria: Mapping[str, Criterion], gains: Sequence[Mapping], question: Mapping
-) -> str:
+def _not_yet(adapt: str, chosen: Criterion, gains: Sequence[Mapping], question: Mapping) -> str:
     largest = wording.images(_sizes(gains, question)[-1])
-    answer = f"For {in_words(adapt)}, {largest} are not yet enough: {chosen.reason}."
-    gain = criteria.get(question["metric"])
-    if chosen.name.endswith("_target") and gain is not None and gain.status == "reached":
-        return (
-            f"{answer} More images like these are unlikely to get there: a doubling no longer {_improves(gain.name)} "
-            f"{wording.noun(gain.name)} by more than {wording.amount(gain.name, gain.epsilon)}. "
-            "What to do: train more of the model, or choose another one."
-        )
-    return f"{answer} What to do: {chosen.advice}."
+    return f"For {in_words(adapt)}, {largest} are not yet enough: {chosen.reason}. What to do: {chosen.advice}."
 
 
-def _unknown(adapt: str, chosen: Criterion, _: Mapping, __: Sequence[Mapping], ___: Mapping) -> str:
+def _unknown(adapt: str, chosen: Criterion, _: Sequence[Mapping], __: Mapping) -> str:
     return (
         f"For {in_words(adapt)}, this run cannot tell how many images are enough: {chosen.reason}. "
         f"What would help: {chosen.advice}."
@@ -168,7 +158,7 @@ def _others(deciding: str, criteria: Mapping[str, Criterion]) -> Iterable[str]:
             yield _capital(f"{wording.noun(name)} {_compared(chosen, other)}.")
         elif other.status == "not_reached":
             yield f"More data still helps: {other.reason}."
-        elif chosen.status == "reached" or name + "_target" != deciding:
+        else:
             yield (
                 f"From {wording.images(other.k_star or 0)} on, a doubling no longer {_improves(name)} "
                 f"{wording.noun(name)} by more than {wording.amount(name, other.epsilon)}."

@@ -17,8 +17,8 @@ from stillscape.training.recipe import Recipe
 from stillscape.training.rows import check_classes
 
 TOLERANCE = 1e-8
-_ITERATIONS = 1000
-_POLISHING_STEPS = 10
+_ITERATIONS = 300
+_POLISHING_STEPS = 50
 
 
 def fit_head(
@@ -128,7 +128,12 @@ class _Problem:
             jac=True,
             method="L-BFGS-B",
             callback=note,
-            options={"maxiter": _ITERATIONS, "maxcor": 20, "ftol": 0.0, "gtol": 0.1 * self.tolerance},
+            options={
+                "maxiter": _ITERATIONS,
+                "maxcor": 20,
+                "ftol": 0.0,
+                "gtol": 0.1 * self.tolerance * float(self.scale.min()),
+            },
         )
         z = self._polish(found.x.reshape(self.classes, rank))
         return (z * self.scale) @ self.basis.T, trace, self.passes
@@ -143,14 +148,23 @@ class _Problem:
 
     def _polish(self, z: Float[np.ndarray, "C r"]) -> Float[np.ndarray, "C r"]:
         """Newton steps: L-BFGS stops where the objective's own rounding hides its progress, the gradient goes on."""
+        gradient = self._value_and_gradient(z.ravel())[1]
         for _ in range(_POLISHING_STEPS):
-            gradient = self._value_and_gradient(z.ravel())[1]
             # The gradient in the original coordinates is this one over the scale, turned by the basis.
             if np.linalg.norm(gradient.reshape(z.shape) / self.scale) <= 0.5 * self.tolerance:
                 break
             step, _ = scipy.sparse.linalg.cg(self._hessian(z), gradient, rtol=1e-6, maxiter=500)
-            z = z - step.reshape(z.shape)
+            z, gradient = self._shortened(z, step.reshape(z.shape), float(np.linalg.norm(gradient)))
         return z
+
+    def _shortened(self, z: np.ndarray, step: np.ndarray, norm: float) -> tuple[np.ndarray, np.ndarray]:
+        """Take as much of a Newton step as lowers the gradient's norm, along which that norm falls at first."""
+        for share in 0.5 ** np.arange(30):
+            trial = z - share * step
+            gradient = self._value_and_gradient(trial.ravel())[1]
+            if np.linalg.norm(gradient) <= (1 - 0.1 * share) * norm:
+                break
+        return trial, gradient
 
     def _hessian(self, z: Float[np.ndarray, "C r"]) -> scipy.sparse.linalg.LinearOperator:
         p = np.exp(log_softmax(self.white @ z.T, axis=1))

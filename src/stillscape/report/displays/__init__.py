@@ -1,4 +1,4 @@
-"""Displays, after scikit-learn's convention: `from_result` reads numbers, `plot` draws them, `table` gives them back."""
+"""Displays in scikit-learn's way: `from_result` reads numbers, `plot` draws them, `table` gives them back."""
 
 from stillscape.report.displays.comparison import ComparisonDisplay
 from stillscape.report.displays.data_curve import DataCurveDisplay

@@ -85,4 +85,4 @@ class ComparisonDisplay(Display):
             ax.axhline(self.target, color=style.COLORS["ink"], linewidth=1, linestyle=(0, (4, 3)), label=label)
         extra = [] if self.target is None else [np.array([self.target])]
         limits = padded([part for series in drawn for part in (series.mean, series.low, series.high)] + extra)
-        style.value_axis(ax, *limits, percent=self.metric in words.PERCENT_METRICS)
+        style.value_axis(ax, *limits, percent=words.in_percent(self.metric))

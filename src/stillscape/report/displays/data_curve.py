@@ -38,7 +38,7 @@ class DataCurveDisplay(Display):
     noise_floor: float | None
     target: float | None
     runs: np.ndarray
-    look: dict[str, str]
+    look: dict[str, Any]
 
     @classmethod
     def from_result(cls, result: Mapping[str, Any], adapt: str | None = None, metric: str | None = None) -> Self:
@@ -87,7 +87,9 @@ class DataCurveDisplay(Display):
         ]
         if self.noise_floor is not None:
             error = words.change(self.noise_floor, self.metric, signed=False)
-            parts.append(f"The gray band around that value is ±{error}: what the choice of held-out images alone can do.")
+            parts.append(
+                f"The gray band around that value is ±{error}: what the choice of held-out images alone can do."
+            )
         if self.verdict.get("k_star") is not None:
             reach = words.span(self.verdict.get("low"), self.verdict.get("high"))
             parts.append(f"The diamond marks the sufficient size k* = {words.count(self.verdict['k_star'])} ({reach}).")
@@ -98,7 +100,7 @@ class DataCurveDisplay(Display):
         return ("images", self.metric, "low", "high"), self.series.rows()
 
     def _draw(self, ax: "Axes") -> None:
-        percent = self.metric in words.PERCENT_METRICS
+        percent = words.in_percent(self.metric)
         style.label_axes(ax, words.sentence_case(words.curve_name(self.metric)))
         style.size_axis(ax, self.series.k)
         self._draw_levels(ax)
@@ -141,5 +143,10 @@ class DataCurveDisplay(Display):
             label="sufficient size k* and its interval",
         )  # fmt: skip
         ax.annotate(
-            f"k* = {words.count(k_star)}", (k_star, 0.06), (0, 7), xycoords=base, textcoords="offset points", ha="center"
+            f"k* = {words.count(k_star)}",
+            (k_star, 0.06),
+            (0, 7),
+            xycoords=base,
+            textcoords="offset points",
+            ha="center",
         )

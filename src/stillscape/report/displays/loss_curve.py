@@ -13,7 +13,7 @@ from stillscape.report.series import Series, entry_of, needed_series, series_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LOOKS = {
+_LOOKS: dict[str, dict[str, Any]] = {
     "heldout": {"color": style.COLORS["blue"], "marker": "o"},
     "train": {"color": style.COLORS["orange"], "marker": "s", "linestyle": (0, (5, 2))},
 }

@@ -69,7 +69,9 @@ class LossDifferenceDisplay(Display):
         entry, question = entry_of(result, adapt), result.get("question") or {}
         found = {name: curve for name in _LOOKS if (curve := series_of(entry, name)) is not None}
         if not found:
-            raise InputError(f"the result of {entry['adapt']!r} has no curve of loss differences ({', '.join(_LOOKS)}).")
+            raise InputError(
+                f"the result of {entry['adapt']!r} has no curve of loss differences ({', '.join(_LOOKS)})."
+            )
         noise = (entry.get("noise_floor") or {}).get("heldout_loss")
         return cls(entry["adapt"], found, noise, question.get("epsilon_loss"), question.get("level"))
 
@@ -85,7 +87,7 @@ class LossDifferenceDisplay(Display):
             "this is an identity and no evidence that the data are enough."
         ]
         if "neighbourhood" in self.series:
-            parts.append("In blue the same away from the optimum, split into three parts (signed, so that their sizes don't add up).")
+            parts.append("In blue the same away from the optimum, in three parts (signed: their sizes don't add up).")
         if any(name.startswith("theorem3") for name in self.series):
             parts.append("The dotted bounds use measured maxima as constants: plug-in values, no certificates.")
         if self.noise_floor is not None:
@@ -94,18 +96,27 @@ class LossDifferenceDisplay(Display):
 
     def table(self) -> Table:
         """Return name, kind, size, mean and interval of every curve, thinned."""
-        rows = [(_LABELS[name], words.kind_name(c.kind), *row) for name, c in self.series.items() for row in c.rows(9)]
+        rows = [(_LABELS[name], c.kind, *row) for name, c in self.series.items() for row in c.rows(9)]
         return ("curve", "kind", "images", "|difference|, nats", "low", "high"), rows
 
+    def _last_size(self) -> float:
+        # The closed form may go on for ever; a little of it says as much, and leaves the rest room.
+        ends = {name: float(curve.k[-1]) for name, curve in self.series.items()}
+        measured = [end for name, end in ends.items() if name != "fixed_surface_closed_form"]
+        return min(max(ends.values()), 5 * max(measured)) if measured else max(ends.values())
+
     def _draw(self, ax: "Axes") -> None:
-        style.label_axes(ax, "|L(k+1) − L(k)|, nats", "images counted in, k")
+        style.label_axes(ax, f"|L(k+1) {words.MINUS} L(k)|, nats", "images counted in, k")
         every = list(self.series.values())
-        style.log_size_axis(ax, min(c.k[0] for c in every), max(c.k[-1] for c in every))
+        end = self._last_size()
+        style.log_size_axis(ax, min(c.k[0] for c in every), end)
         levels = [level for level in (self.noise_floor, self.epsilon) if level]
-        style.log_value_axis(ax, np.concatenate([c.mean for c in every] + [np.array(levels)]))
+        style.log_value_axis(ax, np.concatenate([c.mean[c.k <= end] for c in every] + [np.array(levels)]))
         if self.noise_floor:
             bottom = ax.get_ylim()[0]
-            ax.axhspan(bottom, self.noise_floor, color=style.COLORS["muted"], alpha=0.16, linewidth=0, label="held-out noise")
+            ax.axhspan(
+                bottom, self.noise_floor, color=style.COLORS["muted"], alpha=0.16, linewidth=0, label="held-out noise"
+            )
         if self.epsilon:
             label = f"tolerance {words.quantity(self.epsilon, 'heldout_loss')}"
             ax.axhline(self.epsilon, color=style.COLORS["ink"], linewidth=0.9, linestyle=_DOT, label=label)

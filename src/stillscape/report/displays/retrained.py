@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stillscape._errors import InputError
-from stillscape.report import style, words
+from stillscape.report import style
 from stillscape.report.displays.base import Display, Table, draw_series
 from stillscape.report.series import Series, entry_of, needed_series, series_of
 
@@ -65,8 +65,8 @@ class RetrainedAgainstFixedDisplay(Display):
         rose = int((self.change < 0).sum())
         hollow = f" Hollow points: the loss rose ({rose} of {len(self.change)} steps)." if rose else ""
         return (
-            "What one more image changes in the held-out loss. Points: the model is retrained at each size, and the fall "
-            "is spread over the images added. Gray line: the same weights throughout, which falls as 1/k whatever "
+            "What one more image changes in the held-out loss. Points: the model is retrained at each size, and the "
+            "fall is spread over the images added. Gray line: the same weights throughout, which falls as 1/k whatever "
             f"was learned. Only the points speak of learning; where they leave the line, the line misleads.{hollow}"
         )
 
@@ -79,7 +79,9 @@ class RetrainedAgainstFixedDisplay(Display):
     def _fixed_at_middle(self) -> list[float]:
         if self.fixed is None:
             return [np.nan] * len(self.change)
-        return np.interp(self.middle, self.fixed.k, self.fixed.mean, left=np.nan, right=np.nan).tolist()
+        known = self.fixed.mean > 0
+        k, mean = np.log(self.fixed.k[known]), np.log(self.fixed.mean[known])
+        return np.exp(np.interp(np.log(self.middle), k, mean, left=np.nan, right=np.nan)).tolist()
 
     def _draw(self, ax: "Axes") -> None:
         style.label_axes(ax, "Change of the loss per added image, nats")
@@ -97,7 +99,7 @@ class RetrainedAgainstFixedDisplay(Display):
         for (a, b), c in zip(self.sizes, np.abs(self.change), strict=True):
             ax.plot([a, b], [c, c], color=style.COLORS["blue"], linewidth=3, alpha=0.3)
         fell = self.change >= 0
-        dot = {"color": style.COLORS["blue"], "marker": "o", "linestyle": "none", "markersize": 6.5}
+        dot: dict[str, Any] = {"color": style.COLORS["blue"], "marker": "o", "linestyle": "none", "markersize": 6.5}
         ax.plot(self.middle[fell], self.change[fell], label="retrained: the loss fell", **dot)
         if not fell.all():
             ax.plot(self.middle[~fell], -self.change[~fell], label="retrained: the loss rose", fillstyle="none", **dot)
