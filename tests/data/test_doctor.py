@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance
 
 from stillscape._errors import InputError
 from stillscape.data import effective_images, examine, keep, open_images, resolvable_difference, scan
-from stillscape.data.duplicates import near_clusters
+from stillscape.data.duplicates import exact_clusters, near_clusters
 from stillscape.data.scan import Scan, difference_hash
 
 
@@ -187,6 +187,13 @@ def test_the_difference_hash_by_hand():
     step = np.zeros((8, 9), np.uint8)
     step[:, :3] = 200  # falls once in each row, between columns 2 and 3
     assert difference_hash(Image.fromarray(step)) == int("00100000" * 8, 2)
+    # Two grey levels are within what JPEG makes of a flat area, three are not.
+    assert difference_hash(Image.fromarray(step // 100)) == 0
+    assert difference_hash(Image.fromarray(step // 66)) == int("00100000" * 8, 2)
+
+
+def test_broken_images_are_no_copies_of_each_other():
+    assert [rows.tolist() for rows in exact_clusters(["", "x", "", "x"])] == [[1, 3]]
 
 
 def test_classes_too_small(class_folder):

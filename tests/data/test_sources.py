@@ -1,6 +1,7 @@
 """Every kind of source opens to the same record; every mistake gets one line that names what is wrong."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -293,6 +294,12 @@ def test_the_fingerprint_reads_content_not_names(class_folder):
     (one / "c" / "0.png").rename(one / "a" / "9.png")
     different.add(of(one))
     assert len(different) == 6
+
+
+def test_the_fingerprint_reads_the_partition_not_the_group_codes(class_folder):
+    images = open_images(str(class_folder(a=2, b=2)), groups=r"(\d)\.")
+    recoded = replace(images, groups=90 - 7 * images.groups)
+    assert fingerprint(images, list("wxyz")) == fingerprint(recoded, list("wxyz"))
 
 
 def test_a_fingerprint_needs_every_digest(class_folder):

@@ -1,6 +1,8 @@
 """Small random checkpoints of several architectures, written to a folder as a user's would be."""
 
 import contextlib
+import functools
+import tempfile
 from pathlib import Path
 
 import torch
@@ -22,6 +24,8 @@ from transformers import (
     ViTModel,
 )
 from transformers.utils import logging
+
+from stillscape.models import Pretrained, load_pretrained
 
 SIDE = 32
 SHAPE = {
@@ -79,3 +83,10 @@ def write(kind: str, folder: Path, side: int = SIDE, **save) -> Path:
 
 def pixels(n: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(n, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+
+@functools.cache
+def pretrained(kind: str) -> Pretrained:
+    """Load a small checkpoint; made once for all tests, none of which may change it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return load_pretrained(str(write(kind, Path(folder))))

@@ -4,7 +4,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from checkpoints import MAKERS, SIDE, quiet, write
+from checkpoints import MAKERS, SIDE, pretrained, quiet, write
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, ViTForImageClassification
@@ -14,7 +14,7 @@ from stillscape.models import load_pretrained, pixel_values
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_every_architecture_loads_and_takes_any_number_of_classes(kind, pretrained):
+def test_every_architecture_loads_and_takes_any_number_of_classes(kind):
     loaded = pretrained(kind)
     model = loaded.instantiate(num_labels=7, seed=0).eval()
     assert all(p.requires_grad for p in model.parameters())
@@ -23,7 +23,7 @@ def test_every_architecture_loads_and_takes_any_number_of_classes(kind, pretrain
     assert loaded.num_parameters == sum(p.numel() for p in model.parameters()) - classifiers
 
 
-def test_weights_are_those_of_the_file(tmp_path, pretrained):
+def test_weights_are_those_of_the_file(tmp_path):
     folder = write("vit", tmp_path)
     stored = load_file(folder / "model.safetensors")
     model = load_pretrained(str(folder)).instantiate(5, seed=0)
@@ -34,7 +34,7 @@ def test_weights_are_those_of_the_file(tmp_path, pretrained):
     assert len(stored) == len(plain)
 
 
-def test_classifier_follows_the_seed_alone(pretrained):
+def test_classifier_follows_the_seed_alone():
     loaded = pretrained("vit")
     before = torch.get_rng_state()
     first, again, other = (loaded.instantiate(50, seed) for seed in (3, 3, 4))
@@ -45,7 +45,7 @@ def test_classifier_follows_the_seed_alone(pretrained):
     assert not first.classifier.bias.any()
 
 
-def test_models_are_independent(pretrained):
+def test_models_are_independent():
     loaded = pretrained("vit")
     one, two = loaded.instantiate(3, 0), loaded.instantiate(3, 0)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_fingerprint_is_of_the_content(tmp_path):
     assert load_pretrained(str(tmp_path / "a")).fingerprint != first.fingerprint
 
 
-def test_attention_is_eager(pretrained):
+def test_attention_is_eager():
     assert pretrained("vit").backbone.config._attn_implementation == "eager"
 
 
@@ -172,7 +172,7 @@ def test_weights_of_another_size(tmp_path):
     assert "lacks" in refusal(folder)
 
 
-def test_pixel_values_by_hand(pretrained):
+def test_pixel_values_by_hand():
     processor = pretrained("vit").processor
     images = [Image.new("RGB", (50, 40), (255, 0, 51)), Image.new("RGB", (SIDE, SIDE))]
     batch = pixel_values(processor, images)
@@ -182,6 +182,6 @@ def test_pixel_values_by_hand(pretrained):
     np.testing.assert_allclose(batch[0].mean((1, 2)), [1.0, -1.0, -0.6], atol=1e-6)
 
 
-def test_pixel_values_needs_images(pretrained):
+def test_pixel_values_needs_images():
     with pytest.raises(InputError, match="images is empty"):
         pixel_values(pretrained("vit").processor, [])

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from checkpoints import SIDE, pixels, write
+from checkpoints import SIDE, pixels, pretrained, write
 from torch.func import functional_call, hessian
 
 from stillscape._errors import InputError
@@ -17,7 +17,7 @@ TRANSFORMERS = ["vit", "vit-backbone", "vit-dropout", "deit", "deit-distilled", 
 ADAPTATIONS = ["head", "last-layers:1", "last-layers:2", "last-layers:3", "lora:2", "full"]
 
 
-def make(pretrained, kind, adaptation, num_labels=5, seed=3):
+def make(kind, adaptation, num_labels=5, seed=3):
     return split_model(pretrained(kind), parse_adaptation(adaptation), num_labels, seed)
 
 
@@ -35,19 +35,19 @@ def has_class_token_block(split):
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
-def test_the_parts_together_are_the_plain_model(pretrained, kind, adaptation):
+def test_the_parts_together_are_the_plain_model(kind, adaptation):
     x = pixels(4)
     plain = pretrained(kind).instantiate(5, seed=3).eval()
     with torch.no_grad():
         expected = plain(pixel_values=x).logits
-        found = scores(make(pretrained, kind, adaptation), x)
+        found = scores(make(kind, adaptation), x)
     assert expected.std() > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_boundaries(pretrained, kind):
-    boundaries = {name: make(pretrained, kind, name).boundary for name in ADAPTATIONS}
+def test_boundaries(kind):
+    boundaries = {name: make(kind, name).boundary for name in ADAPTATIONS}
     slow = "pixels, prefix not cached"
     assert boundaries["lora:2"] == boundaries["full"] == "pixels"
     assert boundaries["head"] == (slow if kind == "deit-distilled" else "classifier input")
@@ -58,10 +58,10 @@ def test_boundaries(pretrained, kind):
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_class_token_block_only_where_the_classifier_reads_that_token_alone(pretrained, kind):
+def test_class_token_block_only_where_the_classifier_reads_that_token_alone(kind):
     reads_one_token = kind in {"vit", "vit-backbone", "vit-dropout", "deit"}
-    assert has_class_token_block(make(pretrained, kind, "last-layers:1")) == reads_one_token
-    assert has_class_token_block(make(pretrained, kind, "last-layers:2")) == reads_one_token
+    assert has_class_token_block(make(kind, "last-layers:1")) == reads_one_token
+    assert has_class_token_block(make(kind, "last-layers:2")) == reads_one_token
 
 
 def gradients(suffix, inputs, y):
@@ -70,7 +70,7 @@ def gradients(suffix, inputs, y):
     return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
 
 
-def forced_whole(monkeypatch, pretrained, kind, adaptation):
+def forced_whole(monkeypatch, kind, adaptation):
     """The slow fallback, as if no faster layout agreed."""
     monkeypatch.setattr(split_module, "_agrees", lambda *_: False)
     return split_model(unexplored(pretrained(kind)), parse_adaptation(adaptation), 5, 3)
@@ -78,10 +78,10 @@ def forced_whole(monkeypatch, pretrained, kind, adaptation):
 
 @pytest.mark.parametrize("kind", ["vit", "deit", "dinov2", "beit"])
 @pytest.mark.parametrize("adaptation", ["last-layers:1", "last-layers:2"])
-def test_cached_suffix_has_the_gradients_and_names_of_the_whole_model(monkeypatch, pretrained, kind, adaptation):
+def test_cached_suffix_has_the_gradients_and_names_of_the_whole_model(monkeypatch, kind, adaptation):
     x, y = pixels(6), torch.arange(6) % 5
-    fast = make(pretrained, kind, adaptation)
-    slow = forced_whole(monkeypatch, pretrained, kind, adaptation)
+    fast = make(kind, adaptation)
+    slow = forced_whole(monkeypatch, kind, adaptation)
     assert slow.encode is None
     assert fast.encode is not None
     found, expected = gradients(fast.suffix, fast.encode(x), y), gradients(slow.suffix, x, y)
@@ -90,8 +90,8 @@ def test_cached_suffix_has_the_gradients_and_names_of_the_whole_model(monkeypatc
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_head_fallback_trains_the_classifier_alone(monkeypatch, pretrained):
-    slow = forced_whole(monkeypatch, pretrained, "vit", "head")
+def test_head_fallback_trains_the_classifier_alone(monkeypatch):
+    slow = forced_whole(monkeypatch, "vit", "head")
     assert slow.boundary == "pixels, prefix not cached"
     assert set(trained_state(slow.suffix)) == {"model.classifier.weight", "model.classifier.bias"}
 
@@ -100,33 +100,33 @@ def trained_modules(split):
     return set(trained_state(split.suffix))
 
 
-def test_what_is_trained_vit(pretrained):
+def test_what_is_trained_vit():
     head = {"weight", "bias"}
-    assert trained_modules(make(pretrained, "vit", "head")) == head
-    names = trained_modules(make(pretrained, "vit", "last-layers:1"))
+    assert trained_modules(make("vit", "head")) == head
+    names = trained_modules(make("vit", "last-layers:1"))
     block = {name for name in names if name.startswith("model.vit.layers.2.")}
     assert len(block) == 16
     assert names - block == {
         "model.vit.layernorm.weight", "model.vit.layernorm.bias", "model.classifier.weight", "model.classifier.bias",
     }  # fmt: skip
-    lora = trained_modules(make(pretrained, "vit", "lora:2"))
+    lora = trained_modules(make("vit", "lora:2"))
     assert {name.split(".lora_")[0] for name in lora if "lora" in name} == {
         f"model.vit.layers.{i}.attention.{p}_proj" for i in range(3) for p in "qv"
     }
     assert {name for name in lora if "lora" not in name} == {"model.classifier.weight", "model.classifier.bias"}
-    assert len(trained_modules(make(pretrained, "vit", "full"))) == len(list(pretrained("vit").backbone.parameters()))
+    assert len(trained_modules(make("vit", "full"))) == len(list(pretrained("vit").backbone.parameters()))
 
 
-def test_full_leaves_out_parameters_that_take_no_part(pretrained):
+def test_full_leaves_out_parameters_that_take_no_part():
     every = {name for name, _ in pretrained("dinov2").backbone.named_parameters()}
-    trained = {name.removeprefix("model.") for name in trained_modules(make(pretrained, "dinov2", "full"))}
+    trained = {name.removeprefix("model.") for name in trained_modules(make("dinov2", "full"))}
     assert every - trained == {"dinov2.embeddings.mask_token"}
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
-def test_every_trained_parameter_has_a_gradient(pretrained, kind, adaptation):
-    split = make(pretrained, kind, adaptation)
+def test_every_trained_parameter_has_a_gradient(kind, adaptation):
+    split = make(kind, adaptation)
     x = pixels(2)
     loss = scores(split, x).square().sum()
     trained = [p for p in split.suffix.parameters() if p.requires_grad]
@@ -135,16 +135,16 @@ def test_every_trained_parameter_has_a_gradient(pretrained, kind, adaptation):
 
 
 @pytest.mark.parametrize("kind", ["deit", "dinov2", "beit", "swin"])
-def test_lora_finds_query_and_value_of_every_block(pretrained, kind):
-    names = trained_modules(make(pretrained, kind, "lora:2"))
+def test_lora_finds_query_and_value_of_every_block(kind):
+    names = trained_modules(make(kind, "lora:2"))
     blocks = 4 if kind == "swin" else 3
     assert sum("q_proj.lora_A" in name for name in names) == blocks
     assert sum("v_proj.lora_B" in name for name in names) == blocks
     assert sum("classifier" in name for name in names) == 2
 
 
-def test_lora_scale_is_two(pretrained):
-    split = make(pretrained, "vit", "lora:2")
+def test_lora_scale_is_two():
+    split = make("vit", "lora:2")
     layer = split.suffix.model.vit.layers[0].attention.q_proj
     with torch.no_grad():
         layer.lora_B["default"].weight.fill_(0.5)
@@ -154,9 +154,9 @@ def test_lora_scale_is_two(pretrained):
 
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
-def test_seed_decides_and_the_global_state_does_not(pretrained, adaptation):
+def test_seed_decides_and_the_global_state_does_not(adaptation):
     before = torch.get_rng_state()
-    first, again, other = (trained_state(make(pretrained, "vit", adaptation, seed=s).suffix) for s in (1, 1, 2))
+    first, again, other = (trained_state(make("vit", adaptation, seed=s).suffix) for s in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
@@ -165,11 +165,11 @@ def test_seed_decides_and_the_global_state_does_not(pretrained, adaptation):
         assert not torch.equal(first[a], other[a])
 
 
-def test_training_one_split_leaves_all_else_as_it_was(pretrained):
+def test_training_one_split_leaves_all_else_as_it_was():
     loaded = pretrained("vit")
     before = {name: p.clone() for name, p in loaded.backbone.named_parameters()}
     for adaptation in ADAPTATIONS:
-        split = make(pretrained, "vit", adaptation)
+        split = make("vit", adaptation)
         with torch.no_grad():
             for p in split.suffix.parameters():
                 if p.requires_grad:
@@ -179,16 +179,16 @@ def test_training_one_split_leaves_all_else_as_it_was(pretrained):
         assert not p.requires_grad, name
 
 
-def test_frozen_weights_are_shared_not_copied(pretrained):
+def test_frozen_weights_are_shared_not_copied():
     loaded = pretrained("vit")
-    split = make(pretrained, "vit", "lora:2")
+    split = make("vit", "lora:2")
     shared = split.suffix.model.vit.layers[0].mlp.fc1.weight
     assert shared.data_ptr() == loaded.backbone.vit.layers[0].mlp.fc1.weight.data_ptr()
 
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
-def test_state_is_put_back(pretrained, adaptation):
-    split, other = make(pretrained, "vit", adaptation, seed=1), make(pretrained, "vit", adaptation, seed=2)
+def test_state_is_put_back(adaptation):
+    split, other = make("vit", adaptation, seed=1), make("vit", adaptation, seed=2)
     x = pixels(3)
     state = trained_state(split.suffix)
     assert all(t.dtype == torch.float32 and not t.requires_grad and t.is_contiguous() for t in state.values())
@@ -198,17 +198,17 @@ def test_state_is_put_back(pretrained, adaptation):
     assert torch.equal(scores(other, x), scores(split, x))
 
 
-def test_state_of_another_model_is_refused(pretrained):
-    head, tail = make(pretrained, "vit", "head"), make(pretrained, "vit", "last-layers:1")
+def test_state_of_another_model_is_refused():
+    head, tail = make("vit", "head"), make("vit", "last-layers:1")
     with pytest.raises(InputError, match="names"):
         load_trained_state(tail.suffix, trained_state(head.suffix))
     with pytest.raises(InputError, match="shape"):
-        load_trained_state(head.suffix, trained_state(make(pretrained, "vit", "head", num_labels=6).suffix))
+        load_trained_state(head.suffix, trained_state(make("vit", "head", num_labels=6).suffix))
 
 
 @pytest.mark.parametrize("adaptation", ["head", "last-layers:1", "lora:2"])
-def test_copies_and_pickles_stand_alone(pretrained, adaptation):
-    split = make(pretrained, "vit", adaptation)
+def test_copies_and_pickles_stand_alone(adaptation):
+    split = make("vit", adaptation)
     x = pixels(3)
     inputs = x if split.encode is None else split.encode(x)
     expected = split.suffix(inputs)
@@ -221,11 +221,11 @@ def test_copies_and_pickles_stand_alone(pretrained, adaptation):
     assert torch.equal(thawed(inputs), expected)
 
 
-def test_frozen_prefix_never_drops_out(pretrained):
+def test_frozen_prefix_never_drops_out():
     x = pixels(3)
-    whole = make(pretrained, "vit-dropout", "full")
+    whole = make("vit-dropout", "full")
     assert not torch.equal(whole.suffix.train()(x), whole.suffix.eval()(x))
-    swin = make(pretrained, "swin", "last-layers:1").suffix.train()
+    swin = make("swin", "last-layers:1").suffix.train()
     assert isinstance(swin, WholeModel)
     modes = {name: module.training for name, module in swin.model.named_modules()}
     assert not modes["swin.encoder.layers.1.blocks.0"]
@@ -234,16 +234,16 @@ def test_frozen_prefix_never_drops_out(pretrained):
     assert modes["classifier"]
 
 
-def test_batch_norm_keeps_its_averages(pretrained):
-    suffix = make(pretrained, "resnet", "full").suffix
+def test_batch_norm_keeps_its_averages():
+    suffix = make("resnet", "full").suffix
     before = {name: b.clone() for name, b in suffix.named_buffers()}
     suffix.train()(pixels(4))
     assert before
     assert all(torch.equal(b, before[name]) for name, b in suffix.named_buffers())
 
 
-def test_dropout_of_the_class_token_block(pretrained):
-    split = make(pretrained, "vit-dropout", "last-layers:1")
+def test_dropout_of_the_class_token_block():
+    split = make("vit-dropout", "last-layers:1")
     inputs = split.encode(pixels(8))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         draws = torch.stack([split.suffix.train()(inputs) for _ in range(600)])
@@ -259,8 +259,8 @@ def test_dropout_of_the_class_token_block(pretrained):
 
 
 @pytest.mark.parametrize("adaptation", ["head", "last-layers:1", "lora:1"])
-def test_second_derivatives_through_torch_func(pretrained, adaptation):
-    split = make(pretrained, "vit", adaptation, num_labels=2)
+def test_second_derivatives_through_torch_func(adaptation):
+    split = make("vit", adaptation, num_labels=2)
     x = pixels(1)
     inputs = x if split.encode is None else split.encode(x)
     bias = next(name for name in trained_state(split.suffix) if name.endswith("bias") and name.count(".") < 3)
@@ -279,8 +279,8 @@ def test_second_derivatives_through_torch_func(pretrained, adaptation):
         torch.testing.assert_close(found, p * (1 - p) * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
 
 
-def test_double_backward_through_attention(pretrained):
-    split = make(pretrained, "vit", "last-layers:1")
+def test_double_backward_through_attention():
+    split = make("vit", "last-layers:1")
     inputs = split.encode(pixels(2))
     trained = {n: p for n, p in split.suffix.named_parameters() if p.requires_grad}
     query = trained["model.vit.layers.2.attention.q_proj.weight"]
@@ -305,7 +305,7 @@ def test_double_backward_through_attention(pretrained):
     assert (product - finite).norm() < 0.02 * finite.norm()
 
 
-def test_the_self_check_sees_a_wrong_suffix(monkeypatch, pretrained):
+def test_the_self_check_sees_a_wrong_suffix(monkeypatch):
     def shifted(self, x):
         return x[:, 1:2]  # the wrong token
 
@@ -315,27 +315,27 @@ def test_the_self_check_sees_a_wrong_suffix(monkeypatch, pretrained):
     assert split.boundary == "before block 2"
 
 
-def test_too_many_layers(pretrained):
+def test_too_many_layers():
     with pytest.raises(InputError, match="has 3 transformer blocks"):
-        make(pretrained, "vit", "last-layers:4")
+        make("vit", "last-layers:4")
 
 
-def test_no_transformer(pretrained):
+def test_no_transformer():
     with pytest.raises(InputError, match="no transformer blocks"):
-        make(pretrained, "resnet", "last-layers:1")
+        make("resnet", "last-layers:1")
     with pytest.raises(InputError, match="query and value"):
-        make(pretrained, "resnet", "lora:2")
-    assert make(pretrained, "resnet", "head").boundary == "classifier input"
+        make("resnet", "lora:2")
+    assert make("resnet", "head").boundary == "classifier input"
 
 
-def test_rank_above_the_width(pretrained):
+def test_rank_above_the_width():
     with pytest.raises(InputError, match="at most the projections' width, 32"):
-        make(pretrained, "vit", "lora:33")
+        make("vit", "lora:33")
 
 
-def test_one_class_is_refused(pretrained):
+def test_one_class_is_refused():
     with pytest.raises(InputError, match="num_labels is 1"):
-        make(pretrained, "vit", "head", num_labels=1)
+        make("vit", "head", num_labels=1)
 
 
 def test_processor_of_another_size(tmp_path):

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from problems import problem, small_net
 from torch import nn
 
 from stillscape._errors import InputError
@@ -16,7 +17,7 @@ def same(one, two):
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
-def test_training_lowers_the_loss_and_reports_itself(problem, small_net):
+def test_training_lowers_the_loss_and_reports_itself():
     x, y = problem(120, 6, 3, noise=1.0)
     net = small_net(6, 3)
     before = score(net, x, y, np.arange(100)).losses.mean()
@@ -58,7 +59,7 @@ def plain_adamw(net, x, y, recipe, seed):
             step += 1
 
 
-def test_against_a_plain_loop(problem, small_net):
+def test_against_a_plain_loop():
     x, y = problem(50, 6, 3)
     net, plain = small_net(6, 3), small_net(6, 3)
     fit(net, x, y, np.arange(50), RECIPE, seed=4)
@@ -69,7 +70,7 @@ def test_against_a_plain_loop(problem, small_net):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_same_seed_same_bits_whatever_the_global_state(problem, small_net, dropout):
+def test_same_seed_same_bits_whatever_the_global_state(dropout):
     x, y = problem(60, 6, 3)
     nets = [small_net(6, 3, dropout=dropout) for _ in range(3)]
     state = torch.get_rng_state()
@@ -82,7 +83,7 @@ def test_same_seed_same_bits_whatever_the_global_state(problem, small_net, dropo
     assert not same(nets[0], nets[2])
 
 
-def test_only_given_rows_are_read_and_only_trainable_parameters_move(problem, small_net):
+def test_only_given_rows_are_read_and_only_trainable_parameters_move():
     x, y = problem(60, 6, 3)
     subset = np.arange(10, 40)
     spoiled = np.full_like(x, np.nan)
@@ -98,7 +99,7 @@ def test_only_given_rows_are_read_and_only_trainable_parameters_move(problem, sm
     assert set(trained_state(one)) == {"1.weight", "1.bias", "4.weight", "4.bias"}
 
 
-def test_memory_mapped_inputs_read_batch_by_batch_give_the_same_bits(problem, small_net, tmp_path, monkeypatch):
+def test_memory_mapped_inputs_read_batch_by_batch_give_the_same_bits(tmp_path, monkeypatch):
     x, y = problem(60, 6, 3)
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
@@ -111,7 +112,7 @@ def test_memory_mapped_inputs_read_batch_by_batch_give_the_same_bits(problem, sm
     assert first.gradient_norm == second.gradient_norm
 
 
-def test_gradient_norm_is_of_the_mean_loss_over_all_rows(problem, small_net, monkeypatch):
+def test_gradient_norm_is_of_the_mean_loss_over_all_rows(monkeypatch):
     x, y = problem(70, 6, 3)
     net = small_net(6, 3, dropout=0.5)
     monkeypatch.setattr(descent, "_EVALUATION_BATCH", 16)
@@ -122,7 +123,7 @@ def test_gradient_norm_is_of_the_mean_loss_over_all_rows(problem, small_net, mon
     assert outcome.gradient_norm == pytest.approx(expected, rel=1e-4)
 
 
-def test_nan_in_the_data_is_a_status(problem, small_net):
+def test_nan_in_the_data_is_a_status():
     x, y = problem(40, 6, 3)
     x[7] = np.nan
     net = small_net(6, 3)
@@ -135,7 +136,7 @@ def test_nan_in_the_data_is_a_status(problem, small_net):
     assert not net.training
 
 
-def test_divergence_is_a_status(problem):
+def test_divergence_is_a_status():
     x, y = problem(40, 6, 3)
     net = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
     recipe = Recipe(steps=50, learning_rate=1e30, warmup=0.0, schedule="constant")
@@ -144,7 +145,7 @@ def test_divergence_is_a_status(problem):
     assert "step" in outcome.reason
 
 
-def test_overflow_in_the_very_last_step_is_seen(problem):
+def test_overflow_in_the_very_last_step_is_seen():
     x, y = problem(40, 6, 3)
     net = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
     outcome = fit(net, x, y, np.arange(40), Recipe(steps=1, learning_rate=1e38, warmup=0.0), seed=0)
@@ -152,7 +153,7 @@ def test_overflow_in_the_very_last_step_is_seen(problem):
     assert "after the last step" in outcome.reason
 
 
-def test_early_stop_returns_to_the_best_epoch(problem, small_net, monkeypatch):
+def test_early_stop_returns_to_the_best_epoch(monkeypatch):
     x, y = problem(80, 20, 3, noise=4.0)  # noise to be learned by heart
     recipe = Recipe(epochs=200, batch=16, learning_rate=3e-2, early_stop=EarlyStop(fraction=0.25, patience_epochs=3))
     watches, measured = [], []
@@ -182,7 +183,7 @@ def test_validation_part_is_stratified_and_inside_the_subset():
     assert np.bincount(labels[held], minlength=4).tolist() == [10, 5, 0, 0]
 
 
-def test_one_image_can_be_fitted(problem, small_net):
+def test_one_image_can_be_fitted():
     x, y = problem(5, 6, 3)
     recipe = RECIPE.model_copy(update={"early_stop": EarlyStop()})
     outcome = fit(small_net(6, 3), x, y, np.array([2]), recipe, seed=0)
@@ -202,7 +203,7 @@ def test_one_image_can_be_fitted(problem, small_net):
     ],
 )
 @pytest.mark.parametrize("head", [True, False])
-def test_bad_input_is_refused(problem, small_net, spoil, message, head):
+def test_bad_input_is_refused(spoil, message, head):
     x, y = problem(40, 6, 3)
     y[:3] = [0, 1, 2]
     x, y, r = spoil(x, y, np.arange(20))

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from problems import problem, small_net
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -34,7 +35,7 @@ def test_small_losses_are_not_rounded_away():
     assert score(Logits(), x * 25, np.array([1]), np.array([0])).losses[0] == 1000.0
 
 
-def test_batches_and_mode_do_not_matter(problem, small_net):
+def test_batches_and_mode_do_not_matter():
     x, y = problem(50, 6, 3)
     net = small_net(6, 3, dropout=0.5).train()
     whole = score(net, x, y, np.arange(50))
@@ -62,7 +63,7 @@ def random_direction(net, seed=0):
     }
 
 
-def test_slopes_against_one_backward_pass_for_each_image(problem, small_net):
+def test_slopes_against_one_backward_pass_for_each_image():
     x, y = problem(20, 6, 3)
     net = small_net(6, 3, dropout=0.5)
     net[0].bias.requires_grad_(False)
@@ -72,7 +73,7 @@ def test_slopes_against_one_backward_pass_for_each_image(problem, small_net):
     np.testing.assert_allclose(found, by_backward(net.eval(), x, y, direction), rtol=1e-4, atol=1e-5)
 
 
-def test_slopes_against_differences_of_losses(problem, small_net):
+def test_slopes_against_differences_of_losses():
     x, y = problem(20, 6, 3)
     net = small_net(6, 3).double()
     x = x.astype(np.float32)
@@ -123,7 +124,7 @@ def test_slopes_through_a_vision_transformer():
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_direction_of_another_model_is_refused(problem, small_net):
+def test_a_direction_of_another_model_is_refused():
     x, y = problem(5, 6, 3)
     net = small_net(6, 3)
     direction = random_direction(net)

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from problems import problem
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -20,7 +21,7 @@ def objective_gradient(weight, bias, x, y, penalty):
 
 
 @pytest.mark.parametrize(("n", "d", "classes", "l2"), [(200, 8, 3, 1.0), (30, 60, 4, 1.0), (50, 5, 2, 1e-3)])
-def test_gradient_vanishes(problem, n, d, classes, l2):
+def test_gradient_vanishes(n, d, classes, l2):
     x, y = problem(n, d, classes)
     head = nn.Linear(d, classes).double()
     outcome = fit(head, x, y, np.arange(n), Recipe(l2=l2), seed=0)
@@ -33,7 +34,7 @@ def test_gradient_vanishes(problem, n, d, classes, l2):
     assert outcome.gradient_norm == pytest.approx(pull, rel=1e-6)
 
 
-def test_against_scikit_learn(problem):
+def test_against_scikit_learn():
     x, y = problem(150, 6, 4)
     head = nn.Linear(6, 4)
     fit(head, x, y, np.arange(150), Recipe(l2=2.0), seed=0)
@@ -44,7 +45,7 @@ def test_against_scikit_learn(problem):
     np.testing.assert_allclose(head.bias.detach(), peer.coef_[:, 6], atol=1e-5)
 
 
-def test_no_start_and_no_seed_has_a_part(problem):
+def test_no_start_and_no_seed_has_a_part():
     x, y = problem(60, 6, 3)
     heads = [nn.Linear(6, 3) for _ in range(2)]
     for seed, head in enumerate(heads):
@@ -75,7 +76,7 @@ def test_one_image_by_hand():
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e5])
-def test_badly_scaled_features(problem, scale):
+def test_badly_scaled_features(scale):
     x, y = problem(100, 20, 5)
     x = x * np.geomspace(1e-3, 1e2, 20).astype(np.float32) * np.float32(scale)
     outcome = fit(nn.Linear(20, 5), x, y, np.arange(100), Recipe(l2=1.0), seed=0)
@@ -83,7 +84,7 @@ def test_badly_scaled_features(problem, scale):
     assert outcome.seconds < 10
 
 
-def test_the_polish_is_needed_and_works(problem, monkeypatch):
+def test_the_polish_is_needed_and_works(monkeypatch):
     x, y = problem(100, 10, 3)
     monkeypatch.setattr(optimum, "_ITERATIONS", 4)
     assert fit(nn.Linear(10, 3), x, y, np.arange(100), Recipe(), seed=0).status == "ok"
@@ -93,7 +94,7 @@ def test_the_polish_is_needed_and_works(problem, monkeypatch):
     assert "above the tolerance" in outcome.reason
 
 
-def test_nan_is_a_status(problem):
+def test_nan_is_a_status():
     x, y = problem(30, 4, 2)
     x[3, 1] = np.nan
     outcome = fit(nn.Linear(4, 2), x, y, np.arange(30), Recipe(), seed=0)
@@ -101,7 +102,7 @@ def test_nan_is_a_status(problem):
     assert "not finite" in outcome.reason
 
 
-def test_trace_falls(problem):
+def test_trace_falls():
     x, y = problem(100, 10, 3)
     trace = fit(nn.Linear(10, 3), x, y, np.arange(100), Recipe(), seed=0).trace
     losses = [point["loss"] for point in trace]
