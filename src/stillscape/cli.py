@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stillscape._errors import InputError, StillscapeError
+from stillscape._processes import lasting_imports, warm_up
 from stillscape._terminal import TerminalProgress
 
 app = typer.Typer(
@@ -61,13 +62,23 @@ Budget = Annotated[str | None, typer.Option("--budget", help="Time the run may t
 
 
 @app.command(epilog="Example: stillscape demo --out runs/demo")
-def demo(out: Out = None, executor: Executor = "local", as_json: AsJson = False, quiet: Quiet = False) -> None:
+def demo(
+    out: Out = None,
+    workers: Workers = None,
+    executor: Executor = "local",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
     """Run the main job on built-in data: scikit-learn's digits and the bundled pre-trained ViT."""
     with _outcomes_as_exit_codes():
         _only_local(executor)
-        from stillscape.experiments import demo_plan
+        if workers != 1:
+            warm_up()
+        with lasting_imports():
+            from stillscape.experiments import demo_plan
 
-        _run(demo_plan(), out or Path("runs/demo"), None, as_json, quiet)
+        plan = demo_plan().model_copy(update={"workers": workers})
+        _run(plan, out or Path("runs/demo"), None, as_json, quiet)
 
 
 @app.command(
@@ -100,6 +111,8 @@ def run(
     with _outcomes_as_exit_codes():
         _only_local(executor)
         budget_s = _seconds(budget)
+        if workers != 1:
+            warm_up()
         full_plan = _plan(
             plan, out, data=data, labels=labels, groups=groups, window=_window(window), model=model, adapt=adapt,
             sizes=_sizes(sizes), repeats=repeats, seeds=seeds, epsilon=epsilon, target=target, metric=metric,
@@ -208,7 +221,8 @@ def _exit_code(result: dict[str, Any]) -> int:
 
 def _plan(path: Path | None, out: Path | None, **flags: Any) -> Any:
     """Return the plan of a file changed by flags; with neither a plan nor data, the one that the run folder holds."""
-    from stillscape.experiments import make_plan
+    with lasting_imports():
+        from stillscape.experiments import make_plan
 
     if path is None and flags["data"] is None and out is not None and (out / "plan.toml").is_file():
         path = out / "plan.toml"

@@ -161,7 +161,7 @@ def test_another_plan_in_the_same_folder_is_refused(plan, finished):
 def test_a_diverging_training_is_recorded_and_left_out(plan, tmp_path):
     wild = make_plan(
         **{**plan.model_dump(), "adapt": ["head", "full"], "sizes": [6, 12], "epsilon_loss": None, "target": None}
-        | {"recipes": {"full": {"steps": 4, "learning_rate": 1e30, "clip": None, "warmup": 0.0}}}
+        | {"recipes": {"full": {"steps": 4, "learning_rate": 1e30, "clip": 0.0, "warmup": 0.0}}}
     )
     result = run(wild, tmp_path / "wild")
     head, full = result["results"]

@@ -4,13 +4,13 @@ import logging
 import numpy as np
 import pytest
 import torch
-from checkpoints import MAKERS, SIDE, pretrained, quiet, write
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, ViTForImageClassification
 
 from stillscape._errors import InputError
 from stillscape.models import load_pretrained, pixel_values
+from tests.models.checkpoints import MAKERS, SIDE, pretrained, quiet, write
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -4,7 +4,6 @@ import pickle
 
 import pytest
 import torch
-from checkpoints import SIDE, pixels, pretrained, write
 from torch.func import functional_call, hessian
 
 from stillscape._errors import InputError
@@ -12,6 +11,7 @@ from stillscape.models import load_pretrained, load_trained_state, parse_adaptat
 from stillscape.models import split as split_module
 from stillscape.models.class_token import ClassTokenBlock
 from stillscape.models.suffix import WholeModel
+from tests.models.checkpoints import SIDE, pixels, pretrained, write
 
 TRANSFORMERS = ["vit", "vit-backbone", "vit-dropout", "deit", "deit-distilled", "dinov2", "beit", "swin"]
 ADAPTATIONS = ["head", "last-layers:1", "last-layers:2", "last-layers:3", "lora:2", "full"]

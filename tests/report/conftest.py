@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example import example_result
 
 from stillscape.report import write_report
+from tests.report.example import example_result
 
 
 class Page(HTMLParser):

@@ -3,12 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from problems import problem, small_net
 from torch import nn
 
 from stillscape._errors import InputError
 from stillscape.models import trained_state
 from stillscape.training import EarlyStop, Recipe, descent, fit, rows, score
+from tests.training.problems import problem, small_net
 
 RECIPE = Recipe(steps=60, batch=16, learning_rate=1e-2, weight_decay=0.1, clip=1.0)
 

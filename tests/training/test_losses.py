@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from problems import problem, small_net
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from stillscape._errors import InputError
 from stillscape.training import directional_slopes, score
+from tests.training.problems import problem, small_net
 
 
 class Logits(nn.Module):

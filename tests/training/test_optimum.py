@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from problems import problem
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from stillscape.training import Recipe, fit, optimum, score
+from tests.training.problems import problem
 
 
 def objective_gradient(weight, bias, x, y, penalty):

@@ -22,6 +22,8 @@ def bootstrap_curve(
     seed_ids: ArrayLike,
     draws: int = 1000,
     seed: int = 0,
+    *,
+    heldout: Float[np.ndarray, "draws sizes"] | None = None,
 ) -> Float[np.ndarray, "draws sizes"]:
     r"""Draw data curves that scatter around the measured one as it scatters around the truth.
 
@@ -56,6 +58,7 @@ def bootstrap_curve(
         seed_ids: (R,) which seed.
         draws: number of draws, B.
         seed: of the draws. Equal seeds and groups give equal weights, so draws of different adaptations are paired.
+        heldout: what `heldout_draws` gave for the same arguments, where it is at hand already.
 
     Returns:
         (B, K).
@@ -72,7 +75,7 @@ def bootstrap_curve(
     _checks.at_least("draws", draws, 1)
     measured = measured_scores(score, groups, permutation_ids, seed_ids)
     mean = mean_over_repeats(measured, permutation_ids)
-    images = heldout_draws(score, groups, permutation_ids, draws, seed)
+    images = heldout_draws(score, groups, permutation_ids, draws, seed) if heldout is None else heldout
     tails = _stream(seed, "tails")
     num_groups = _codes(groups, _num_images(score, groups)).max() + 1
     spread = (images - mean) * _student(num_groups - 1, draws, tails)[:, None]

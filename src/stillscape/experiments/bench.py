@@ -1,15 +1,14 @@
 """The bench on which all cells of a run are measured: data read once, held-out part fixed once, activations cached."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from stillscape._errors import InputError, RunError
+from stillscape._errors import InputError
 from stillscape.data import (
     ImageSet,
     fingerprint,
@@ -22,15 +21,15 @@ from stillscape.data import (
     prefix,
     scan,
 )
+from stillscape.experiments.activations import write_activations
 from stillscape.experiments.plan import Plan
-from stillscape.experiments.progress import Progress, counted
+from stillscape.experiments.progress import Progress
 from stillscape.experiments.store import content_key, no_room_is_said
 from stillscape.experiments.threads import thread_count
-from stillscape.models import Pretrained, Split, load_pretrained, parse_adaptation, pixel_values, split_model
+from stillscape.models import Pretrained, Split, load_pretrained, parse_adaptation, split_model
 
 SMALL = 2000  # under this many images each one is scored out of fold, so that none of the precision is given away
 METHOD = 1  # raise when the numbers of a cell change for the same plan, so that old records are not taken for new ones
-READ_AT_ONCE = 64  # images in memory while activations are cached
 
 
 @dataclass(frozen=True)
@@ -143,28 +142,26 @@ class Bench:
 
     def inputs(self, adapt: str) -> np.ndarray:
         """Return the memory-mapped activations that cells of this adaptation train from."""
-        return np.load(self.cache / f"{self._input_key(adapt)}.npy", mmap_mode="r")
+        return np.load(self._input_path(adapt), mmap_mode="r")
 
-    def cache_inputs(self, adapt: str, images: ImageSet, progress: Progress) -> None:
-        """Run the frozen part of the model over all images once and keep its output, unless that is there already."""
+    def cache_inputs(self, adapts: Iterable[str], images: ImageSet, progress: Progress) -> None:
+        """Keep what the frozen parts give for every image, unless that is there; each image is read only once."""
         with thread_count(self.plan.threads):
-            split = self.split(adapt)
-            self._boundaries[adapt] = split.boundary
-            path = self.cache / f"{self._input_key(adapt)}.npy"
-            if path.is_file():
-                return
-            with no_room_is_said(path):
-                _write_activations(path, images, self.pretrained, split, f"{adapt}: caching {split.boundary}", progress)
+            splits = {self._input_path(adapt): self.split(adapt) for adapt in adapts}
+            missing = {path: split for path, split in splits.items() if not path.is_file()}
+            if missing:
+                with no_room_is_said(self.cache):
+                    write_activations(missing, images, self.pretrained, progress)
 
     @cached_property
     def _boundaries(self) -> dict[str, str]:
         return {}
 
-    def _input_key(self, adapt: str) -> str:
+    def _input_path(self, adapt: str) -> Path:
         if adapt not in self._boundaries:
             self._boundaries[adapt] = self.split(adapt).boundary
         content = [METHOD, self.data_fingerprint, self.model_fingerprint, self._boundaries[adapt], self.plan.threads]
-        return content_key(content)
+        return self.cache / f"{content_key(content)}.npy"
 
     def _seed(self, purpose: str, *numbers: int) -> int:
         entropy = [self.plan.split_seed, sum(purpose.encode()), *numbers]
@@ -252,29 +249,3 @@ def _held_out_parts(plan: Plan, labels: np.ndarray, groups: np.ndarray) -> np.nd
 
 def _smallest_pool(fold: np.ndarray) -> int:
     return min(int((fold != f).sum()) for f in range(int(fold.max()) + 1))
-
-
-def _write_activations(
-    path: Path, images: ImageSet, pretrained: Pretrained, split: Split, title: str, progress: Progress
-) -> None:
-    """Fill a memory-mapped array by batches and move it into place whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    target = None
-    starts = range(0, len(images.files), READ_AT_ONCE)
-    for start in counted(starts, len(starts), title, progress):
-        rows = range(start, min(start + READ_AT_ONCE, len(images.files)))
-        with torch.no_grad():
-            batch = pixel_values(pretrained.processor, [images.read(row) for row in rows])
-            activations = (split.encode(batch) if split.encode else batch).float().numpy()
-        if target is None:
-            shape = (len(images.files), *activations.shape[1:])
-            target = np.lib.format.open_memmap(draft, mode="w+", dtype=np.float32, shape=shape)
-        if activations.shape[1:] != target.shape[1:]:
-            raise RunError(
-                f"images {rows[0]} to {rows[-1]} give arrays of shape {activations.shape[1:]}, the ones before "
-                f"{target.shape[1:]}; give the model a preprocessor that resizes to one size."
-            )
-        target[rows.start : rows.stop] = activations
-    del target
-    draft.replace(path)

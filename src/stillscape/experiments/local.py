@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stillscape._errors import RunError
+from stillscape._processes import available_cores, context
 from stillscape.experiments.bench import Bench
 from stillscape.experiments.threads import thread_count
 
@@ -21,16 +22,7 @@ _worker_folder: Path | None = None
 
 def num_workers(bench: Bench, num_tasks: int) -> int:
     """Return how many workers to use: what the plan says, or as many as the cores can serve, but no idle ones."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(bench.plan.workers or cores // bench.plan.threads, num_tasks))
-
-
-def warm_up() -> None:
-    """Start the process that workers are forked from, so that it imports while the parent reads the data."""
-    if _context().get_start_method() == "forkserver":
-        from multiprocessing import forkserver
-
-        forkserver.ensure_running()
+    return max(1, min(bench.plan.workers or available_cores() // bench.plan.threads, num_tasks))
 
 
 def run_tasks(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ...]]]) -> Iterator[int]:
@@ -48,7 +40,7 @@ def run_tasks(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ...
                 task(bench, folder, *arguments)
             yield index
         return
-    pool = ProcessPoolExecutor(workers, _context(), _start_worker, (bench, folder))
+    pool = ProcessPoolExecutor(workers, context(), _start_worker, (bench, folder))
     try:
         futures: dict[Future[None], int] = {
             pool.submit(_run, task, arguments): index for index, (task, arguments) in enumerate(tasks)
@@ -63,14 +55,6 @@ def run_tasks(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ...
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _context() -> Any:
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["stillscape.experiments.tasks"])
-    return context
 
 
 def _start_worker(bench: Bench, folder: Path) -> None:

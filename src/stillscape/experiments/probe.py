@@ -28,14 +28,14 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Probe:
-    """Which w*, and which smaller sizes give the directions to it."""
+    """Which w*, and which smaller size lends the direction towards its optimum; radii are the distance between."""
 
     adapt: str
     permutation: int
-    sizes: tuple[int, ...]
+    sizes: tuple[int, int]
 
     def cells(self) -> list[Cell]:
-        """Return the cells whose weights are read, the largest last."""
+        """Return the cells whose weights are read: of the smaller size, then of w*."""
         return [Cell(self.adapt, k, self.permutation, 0) for k in self.sizes]
 
 
@@ -49,7 +49,7 @@ def probe_key(bench: Bench, probe: Probe) -> str:
 def all_probes(bench: Bench, cells: Store) -> list[Probe]:
     """Return a probe for each adaptation and order whose cells did not fail (or are not measured yet)."""
     probes = [
-        Probe(adapt, permutation, bench.sizes)
+        Probe(adapt, permutation, (bench.sizes[-2], bench.sizes[-1]))
         for adapt in bench.plan.adapt
         for permutation in range(bench.plan.repeats)
     ]
@@ -64,33 +64,31 @@ def all_probes(bench: Bench, cells: Store) -> list[Probe]:
 def run_probe(bench: Bench, cells: Store, probes: Store, probe: Probe) -> None:
     """Measure one probe and store it; where weights were not kept, the record says so and holds nothing else."""
     key, started = probe_key(bench, probe), time.perf_counter()
-    states = [_weights(cells, bench.key(cell)) for cell in probe.cells()]
-    star = states.pop()
-    if star is None or any(state is None for state in states):
+    smaller, star = (_weights(cells, bench.key(cell)) for cell in probe.cells())
+    if smaller is None or star is None:
         probes.write(key, {"status": "missing", "reason": "the trained weights are too large to be kept"})
         return
-    suffix = bench.split(probe.adapt).suffix
-    load_trained_state(suffix, star)
-    labels, inputs, rows = bench.labels, bench.inputs(probe.adapt), _rows(bench, probe)
-    directions = [{name: state[name] - star[name] for name in star} for state in states if state is not None]
-    radius = _norm(directions[-1])
-    names = [f"path:{k}" for k in probe.sizes[:-1]]
-    directions += [_gaussian(star, radius, bench, probe, number) for number in range(bench.plan.directions)]
-    names += [f"gaussian:{number}" for number in range(bench.plan.directions)]
-    table: dict[str, Any] = {"sample": rows, "star": score(suffix, inputs, labels, rows).losses}
-    for name, direction in zip(names, directions, strict=True):
-        table[f"slope:{name}"] = directional_slopes(suffix, inputs, labels, rows, direction)
-    for name, direction in zip(names, directions, strict=True):
+    path = {name: smaller[name] - star[name] for name in star}
+    radius = _norm(path)
+    directions = {"path": path} | {
+        f"gaussian:{number}": _gaussian(star, radius, bench, probe, number) for number in range(bench.plan.directions)
+    }
+    suffix, rows = bench.split(probe.adapt).suffix, _rows(bench, probe)
+    where = (bench.inputs(probe.adapt), bench.labels, rows)
+    table: dict[str, Any] = {"sample": rows}
+    for name, direction in directions.items():
         load_trained_state(suffix, {n: star[n] + direction[n] for n in star})
-        table[f"loss:{name}"] = score(suffix, inputs, labels, rows).losses
+        table[f"loss:{name}"] = score(suffix, *where).losses
     load_trained_state(suffix, star)
+    table["star"] = score(suffix, *where).losses
+    for name, direction in directions.items():
+        table[f"slope:{name}"] = directional_slopes(suffix, *where, direction)
     record = {
         "status": "ok",
         "reason": "",
         "probe": {"adapt": probe.adapt, "permutation": probe.permutation, "sizes": list(probe.sizes), "fold": FOLD},
         "radius": radius,
-        "distances": {name: _norm(d) for name, d in zip(names, directions, strict=True)},
-        "constants": _constants(suffix, inputs, labels, rows, bench.plan.curvature_images),
+        "constants": _constants(suffix, *where, bench.plan.curvature_images),
         "seconds": time.perf_counter() - started,
         "peak_memory_bytes": peak_memory_bytes(),
     }
@@ -152,5 +150,9 @@ def _constants(
 def _gradient_spread(hv: PerSampleHessian) -> float:
     at_once = max(1, NUMBERS_AT_ONCE // hv.num_parameters)
     chunks = [range(i, min(i + at_once, hv.num_samples)) for i in range(0, hv.num_samples, at_once)]
-    mean = sum(hv.gradients(chunk).double().sum(0) for chunk in chunks) / hv.num_samples
+    if len(chunks) == 1:
+        gradients = hv.gradients(chunks[0]).double()
+        return float((gradients - gradients.mean(0)).norm(dim=1).max())
+    # Too large to be held together: once for the mean, once for the distances from it.
+    mean = torch.stack([hv.gradients(chunk).double().sum(0) for chunk in chunks]).sum(0) / hv.num_samples
     return max(float((hv.gradients(chunk).double() - mean).norm(dim=1).max()) for chunk in chunks)

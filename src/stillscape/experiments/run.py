@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from stillscape._errors import InputError, RecordError
+from stillscape._processes import warm_up
 from stillscape.data import ImageSet
 from stillscape.experiments.analyze import analyze
 from stillscape.experiments.bench import Bench, Cell, set_up
 from stillscape.experiments.cost import fit_budget
-from stillscape.experiments.local import num_workers, run_tasks, warm_up
+from stillscape.experiments.local import num_workers, run_tasks
 from stillscape.experiments.plan import REVISABLE, Plan, make_plan
 from stillscape.experiments.probe import all_probes, probe_key
 from stillscape.experiments.progress import Progress, Silent
@@ -43,7 +44,8 @@ def run(plan: Plan, folder: Path, *, progress: Progress | None = None, budget_s:
     progress = progress or Silent()
     started = time.perf_counter()
     plan, chosen_before = _agree_with(folder, plan, budget_s)
-    warm_up()
+    if plan.workers != 1:
+        warm_up()
     bench, images = set_up(plan, folder, progress)
     if budget_s is not None and not chosen_before:
         plan, seconds = fit_budget(bench, images, budget_s)
@@ -96,8 +98,8 @@ def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -
         for probe in all_probes(bench, cells)
         if any(cell in pending for cell in probe.cells()) or not probes.has(probe_key(bench, probe))
     ]
-    for adapt in dict.fromkeys([cell.adapt for cell in pending] + [probe.adapt for probe in wanted]):
-        bench.cache_inputs(adapt, images, progress)
+    needed = dict.fromkeys([cell.adapt for cell in pending] + [probe.adapt for probe in wanted])
+    bench.cache_inputs(needed, images, progress)
     _run_cells(bench, folder, pending, cells, progress)
     wanted = [p for p in all_probes(bench, cells) if not probes.has(probe_key(bench, p))]
     progress.stage("probing the neighborhood", len(wanted))

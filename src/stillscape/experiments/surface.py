@@ -76,13 +76,13 @@ def _fixed(losses: np.ndarray, level: float) -> dict[str, Curve]:
 
 
 def _neighborhood(tables: list[dict[str, np.ndarray]], level: float) -> dict[str, Curve]:
-    """Average the curves over probes and over Gaussian directions; and over the last path direction of each probe."""
+    """Average the curves over probes and over Gaussian directions; along the path, over probes."""
     gaussian, path = [], []
     for table in tables:
         k = geometric_sizes(len(table["star"]) - 1, POINTS)
         for losses, slopes in _directions(table, "gaussian:"):
             gaussian.append(neighborhood_differences(losses, table["star"], slopes, ORDERS, level=level, sizes=k))
-        losses, slopes = _directions(table, "path:")[-1]
+        losses, slopes = _directions(table, "path")[0]
         path.append(neighborhood_differences(losses, table["star"], slopes, ORDERS, level=level, sizes=k))
     parts = {"": "total", "_loss_part": "loss", "_gradient_part": "gradient", "_remainder_part": "remainder"}
     curves = {

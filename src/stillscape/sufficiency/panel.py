@@ -88,7 +88,7 @@ def assemble(
     Raises:
         InputError: a metric is missing, or as in the functions that this one calls.
 
-    Cost: that of `bootstrap_curve`, twice for each metric.
+    Cost: that of `bootstrap_curve` for each metric.
     """
     metric, level = question["metric"], question["level"]
     missing = {metric, "heldout_loss"} - set(scores)
@@ -129,10 +129,11 @@ def _measure(
     seed: int,
 ) -> _Measured:
     scores = measured_scores(score, groups, permutation_ids, seed_ids)
+    heldout = heldout_draws(score, groups, permutation_ids, draws, seed)
     return _Measured(
         mean_over_repeats(scores, permutation_ids),
-        bootstrap_curve(score, groups, permutation_ids, seed_ids, draws, seed),
-        heldout_draws(score, groups, permutation_ids, draws, seed),
+        bootstrap_curve(score, groups, permutation_ids, seed_ids, draws, seed, heldout=heldout),
+        heldout,
         scores,
     )
 

@@ -92,7 +92,7 @@ def _run(
             break
         optimizer.zero_grad()
         loss.backward()
-        if recipe.clip is not None:
+        if recipe.clip > 0:
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -37,7 +37,7 @@ class Recipe(BaseModel):
         warmup: share of the steps over which the learning rate climbs from zero.
         schedule: after the warm-up, "cosine" (down to zero) or "constant".
         weight_decay: AdamW's, on weights of two axes and more; none on biases and norms.
-        clip: largest norm of a step's gradient; None for no limit.
+        clip: largest norm of a step's gradient; 0 for no limit.
         early_stop: None trains to the last step.
         l2: penalty of a head that is fitted to its optimum, l2/(2k) (||W||^2 + ||b||^2); nothing else of a recipe
             counts there.
@@ -53,7 +53,7 @@ class Recipe(BaseModel):
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: _NotNegative = 0.01
-    clip: _Positive | None = 1.0
+    clip: _NotNegative = 1.0
     early_stop: EarlyStop | None = None
     l2: _Positive = 1.0
 
@@ -85,7 +85,7 @@ class Recipe(BaseModel):
 # Starting points in common use for vision transformers; a plan may set its own.
 _DEFAULTS = {
     "head": Recipe(learning_rate=1e-2, weight_decay=0.0),
-    "last-layers": Recipe(learning_rate=5e-4, weight_decay=0.01),
+    "last-layers": Recipe(learning_rate=1e-3, weight_decay=0.01),
     "lora": Recipe(learning_rate=2e-3, weight_decay=0.0),
     "full": Recipe(learning_rate=2e-4, weight_decay=0.05),
 }
