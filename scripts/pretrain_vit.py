@@ -163,7 +163,8 @@ def held_out_accuracy(model, split):
     result = {}
     for name in ("fashion", "mnist"):
         x, y = split[name, "test"]
-        result[name] = float((model.classifier(class_features(model, x)).argmax(-1) == y).float().mean())
+        right = model.classifier(class_features(model, x)).argmax(-1) == y
+        result[name] = round(float(right.float().mean()), 4)
     return result
 
 

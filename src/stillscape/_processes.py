@@ -3,9 +3,11 @@
 import gc
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
+from typing import Any
 
 PRELOADED = "stillscape._preloaded"
 
@@ -47,3 +49,20 @@ def lasting_imports() -> Iterator[None]:
         gc.freeze()
         if was_on:
             gc.enable()
+
+
+@contextmanager
+def callers_script_left_alone() -> Iterator[None]:
+    """Start workers inside this block without their importing the script that called.
+
+    They only run functions of this package. Without this a script that calls the library at its top level, not under
+    ``if __name__ == "__main__"``, would be run again by every worker.
+    """
+    main = sys.modules["__main__"]
+    names: dict[str, Any] = vars(main)
+    kept = {name: names.pop(name) for name in ("__file__", "__spec__") if name in names}
+    names["__spec__"] = None
+    try:
+        yield
+    finally:
+        names.update(kept)

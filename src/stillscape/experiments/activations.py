@@ -1,5 +1,6 @@
 """Activations at the frozen boundaries, computed once and kept on disk as memory-mapped arrays."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,7 +53,12 @@ def _encoded(split: Split, batch: Tensor) -> np.ndarray:
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(_draft(path), mode="w+", dtype=np.float32, shape=shape)
+    array = np.lib.format.open_memmap(_draft(path), mode="w+", dtype=np.float32, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        # A mapped file is sparse; on a disk that gets full, writing to it would end the process without a word.
+        with _draft(path).open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
+    return array
 
 
 def _draft(path: Path) -> Path:

@@ -77,7 +77,7 @@ def _measured(collected: Collected, probes: Store, question: dict[str, Any]) -> 
     panel = assemble(
         collected.adapt,
         question=question,
-        sizes=collected.bench.sizes,
+        sizes=collected.sizes,
         scores={**{name: collected.score(name) for name in names}, "heldout_loss": collected.losses},
         groups=collected.groups,
         permutation_ids=collected.permutation_ids,
@@ -117,19 +117,19 @@ def _failed(collected: Collected) -> dict[str, Any]:
 
 def _training_curves(collected: Collected) -> dict[str, Curve]:
     """Return curves whose band holds the noise of training alone, since no held-out image enters."""
-    values = {"train_loss": (collected.value("train_loss"), "nats"), "distance": (collected.distances(), "distance")}
+    values = {"train_loss": (collected.value("train_loss"), "nats"), "distance": (collected.distances, "distance")}
     ids, level = collected.permutation_ids, collected.bench.plan.level
     curves = {}
     for name, (table, unit) in values.items():
         if table is not None:
             mean = mean_over_repeats(table, ids)
             draws = mean + training_draws(table, ids, collected.seed_ids, DRAWS)
-            curves[name] = curve_from_draws(collected.bench.sizes, mean, draws, level=level, unit=unit)
+            curves[name] = curve_from_draws(collected.sizes, mean, draws, level=level, unit=unit)
     return curves
 
 
 def _per_class(collected: Collected) -> list[dict[str, Any]]:
-    sizes, found = list(collected.bench.sizes), []
+    sizes, found = list(collected.sizes), []
     for number, name in enumerate(collected.bench.classes):
         of_class = collected.labels == number
         recall = collected.hits[:, :, of_class].mean(axis=(0, 2)).tolist() if of_class.any() else [None] * len(sizes)
@@ -138,7 +138,14 @@ def _per_class(collected: Collected) -> list[dict[str, Any]]:
 
 
 def _cell_rows(collected: Collected) -> list[dict[str, Any]]:
-    return [_cell_row(cell, record) for cell, record in collected.records.items()]
+    rows = [_cell_row(cell, record) for cell, record in collected.records.items()]
+    if collected.distances is not None:
+        places = {repeat: number for number, repeat in enumerate(collected.repeats)}
+        for row in rows:
+            repeat = places.get((row["permutation"], row["seed"]))
+            at = collected.sizes.index(row["k"])
+            row["distance"] = None if repeat is None else float(collected.distances[repeat, at])
+    return rows
 
 
 def _cell_row(cell: Any, record: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,11 @@ class Collected:
     records: dict[Cell, dict[str, Any]]
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The grid of k."""
+        return self.bench.sizes
+
+    @property
     def permutation_ids(self) -> list[int]:
         """The order of each repeat."""
         return [permutation for permutation, _ in self.repeats]
@@ -72,27 +77,26 @@ class Collected:
 
     def value(self, name: str) -> np.ndarray:
         """Return one number of the records, as (R, K)."""
-        return np.array([[self._of_cell(r, k)[name] for k in self.bench.sizes] for r in range(len(self.repeats))])
+        return np.array([[self._of_cell(r, k)[name] for k in self.sizes] for r in range(len(self.repeats))])
 
     def score(self, metric: str) -> Any:
         """Return what the bootstrap needs: hits where the metric is their mean, else a function of image weights."""
         if metric == "accuracy":
             return self.hits
         function, labels = METRICS[metric], self.labels
-        probabilities = [
-            [self._held_out(r, k)["probabilities"] for k in self.bench.sizes] for r in range(len(self.repeats))
-        ]
+        probabilities = [[self._held_out(r, k)["probabilities"] for k in self.sizes] for r in range(len(self.repeats))]
 
         def weighted(weights: np.ndarray) -> np.ndarray:
             return np.array([[function(labels, p, weights) for p in row] for row in probabilities], dtype=np.float64)
 
         return weighted
 
+    @cached_property
     def distances(self) -> np.ndarray | None:
         """Return (R, K) root mean square over folds of ||w_k - w_m||, or None where weights were not kept."""
         rows = []
         for r in range(len(self.repeats)):
-            states = [self.store.weights(self.bench.key(self.cell(r, k))) for k in self.bench.sizes]
+            states = [self.store.weights(self.bench.key(self.cell(r, k))) for k in self.sizes]
             if any(state is None for state in states):
                 return None
             rows.append([_distance(state, states[-1]) for state in states])
@@ -100,10 +104,10 @@ class Collected:
 
     @cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
-        shape = (len(self.repeats), len(self.bench.sizes), len(self.bench.scored))
+        shape = (len(self.repeats), len(self.sizes), len(self.bench.scored))
         losses, predictions = np.empty(shape), np.empty(shape, dtype=np.int64)
         for r in range(shape[0]):
-            for column, k in enumerate(self.bench.sizes):
+            for column, k in enumerate(self.sizes):
                 rows = self._held_out(r, k)
                 losses[r, column], predictions[r, column] = rows["loss"], rows["probabilities"].argmax(1)
         return losses, predictions

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stillscape._errors import RunError
-from stillscape._processes import available_cores, context
+from stillscape._processes import available_cores, callers_script_left_alone, context
 from stillscape.experiments.bench import Bench
 from stillscape.experiments.threads import thread_count
 
@@ -40,14 +41,20 @@ def run_tasks(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ...
                 task(bench, folder, *arguments)
             yield index
         return
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context(), _start_worker, (bench, folder))
     try:
-        futures: dict[Future[None], int] = {
-            pool.submit(_run, task, arguments): index for index, (task, arguments) in enumerate(tasks)
-        }
+        with callers_script_left_alone():
+            futures: dict[Future[None], int] = {
+                pool.submit(_run, task, arguments): index for index, (task, arguments) in enumerate(tasks)
+            }
         for future in as_completed(futures):
             future.result()
             yield futures[future]
+    except KeyboardInterrupt:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()  # a cell may take an hour, and what it would have recorded can be measured again
+        raise
     except BrokenProcessPool:
         raise RunError(
             "a worker process was killed, perhaps for want of memory; everything recorded is kept. "
@@ -60,6 +67,7 @@ def run_tasks(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ...
 def _start_worker(bench: Bench, folder: Path) -> None:
     global _worker_bench, _worker_folder
     _worker_bench, _worker_folder = bench, folder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,0 +1,73 @@
+"""Killed at random moments and taken up again, a run ends in the result of an undisturbed one."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from stillscape.experiments import make_plan
+from stillscape.experiments.plan import Plan
+
+KILLS = 5
+
+
+def start(plan_path, folder):
+    command = [sys.executable, "-m", "stillscape.cli", "run", str(plan_path), "--quiet", "--out", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def plan_of(photos, tiny_vit) -> Plan:
+    fast = {"steps": 40, "batch": 8}
+    return make_plan(
+        data=str(photos), model=str(tiny_vit), adapt=["head", "last-layers:1", "lora:2"], sizes=[6, 12, 24],
+        repeats=3, seeds=2, folds=2, recipes={"last-layers": fast, "lora": fast}, workers=2,
+        probe_images=12, curvature_images=2,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_loses_nothing(photos, tiny_vit, tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text(plan_of(photos, tiny_vit).to_toml())
+    began = time.monotonic()
+    undisturbed = start(path, tmp_path / "undisturbed")
+    assert undisturbed.wait(timeout=300) in (0, 3), undisturbed.stderr.read()
+    duration = time.monotonic() - began
+    moments = random.Random(7)
+    folder = tmp_path / "disturbed"
+    cells_at_kill = []
+    for _ in range(KILLS):
+        process = start(path, folder)
+        time.sleep(moments.uniform(0.3, 0.95) * duration)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        cells_at_kill.append(len(list(folder.glob("cells/*/record.json"))))
+    final = start(path, folder)
+    assert final.wait(timeout=300) in (0, 3), final.stderr.read()
+    assert cells_at_kill == sorted(cells_at_kill)
+    first, second = ((tmp_path / n / "result.json").read_text() for n in ("undisturbed", "disturbed"))
+    assert first == second
+    assert json.loads(first)["schema"] == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_what_it_means_and_loses_nothing(photos, tiny_vit, tmp_path):
+    path, folder = tmp_path / "plan.toml", tmp_path / "out"
+    path.write_text(plan_of(photos, tiny_vit).to_toml())
+    process = start(path, folder)
+    waited = time.monotonic() + 120
+    while not list(folder.glob("cells/*/record.json")) and time.monotonic() < waited:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 4
+    said = process.stderr.read().decode()
+    assert "interrupted; everything recorded is kept" in said
+    assert "Traceback" not in said
+    kept = len(list(folder.glob("cells/*/record.json")))
+    assert 0 < kept < 54
+    final = start(path, folder)
+    assert final.wait(timeout=300) in (0, 3)

@@ -1,0 +1,48 @@
+"""What the README shows must work: its Python runs as a script, its commands exist, its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from stillscape.experiments import demo_plan, make_plan
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_runs_as_a_script(tmp_path):
+    """Run as a user would: from a file, its calls at the top level, with workers of their own processes."""
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    (tmp_path / "example.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert "images are" in done.stdout
+    assert (tmp_path / "runs" / "digits" / "report.html").is_file()
+
+
+def test_the_two_commands_are_in_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("demo", "test"):
+        assert f"make {target}" in README
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_links_and_pictures_are_there():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_shipped_plans_are_plans():
+    plans = list((ROOT / "plans").glob("*.toml"))
+    assert plans
+    for path in plans:
+        make_plan(path)
+    assert demo_plan().data == "digits"
