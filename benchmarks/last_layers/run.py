@@ -111,7 +111,7 @@ def compare(pretrained: Pretrained, text: str, pixels: np.ndarray, labels: np.nd
     assert split.encode is not None
 
     def adamw(suffix, inputs, labels, rows, seed):
-        return descend(suffix, inputs, labels, rows, recipe, seed=seed, measure_gradient=False)
+        return descend(suffix, inputs, labels, rows, recipe, seed=seed, measure_end=False)
 
     began = time.perf_counter()
     parts = [split.encode(batch) for batch in torch.from_numpy(pixels).split(ENCODE_BATCH)]

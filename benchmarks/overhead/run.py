@@ -43,7 +43,6 @@ def measure(workers: int) -> dict:
         "training_s": training,
         "heldout_evaluation_s": held_out,
         "probing_s": probing,
-        "scoring_of_training_images_s": sum(fold["train_scoring_s"] for record in cells for fold in record["folds"]),
         "overhead_s": wall - (training + held_out + probing) / workers,
         "overhead_share": (wall - (training + held_out + probing) / workers) / wall,
         "overhead_share_if_probing_counts_too": (wall - (training + held_out) / workers) / wall,

@@ -60,7 +60,7 @@ def callers_script_left_alone() -> Iterator[None]:
     """
     main = sys.modules["__main__"]
     names: dict[str, Any] = vars(main)
-    kept = {name: names.pop(name) for name in ("__file__", "__spec__") if name in names}
+    kept: dict[str, Any] = {name: names.pop(name) for name in ("__file__", "__spec__") if name in names}
     names["__spec__"] = None
     try:
         yield

@@ -16,8 +16,14 @@ KILLS = 5
 
 
 def start(plan_path, folder):
+    """Start a run; what it says on stderr goes to a file beside its folder."""
     command = [sys.executable, "-m", "stillscape.cli", "run", str(plan_path), "--quiet", "--out", str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    with said_by(folder).open("w") as said:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+
+
+def said_by(folder):
+    return folder.with_suffix(".err")
 
 
 def plan_of(photos, tiny_vit) -> Plan:
@@ -35,7 +41,7 @@ def test_sigkill_at_random_moments_loses_nothing(photos, tiny_vit, tmp_path):
     path.write_text(plan_of(photos, tiny_vit).to_toml())
     began = time.monotonic()
     undisturbed = start(path, tmp_path / "undisturbed")
-    assert undisturbed.wait(timeout=300) in (0, 3), undisturbed.stderr.read()
+    assert undisturbed.wait(timeout=300) in (0, 3), said_by(tmp_path / "undisturbed").read_text()
     duration = time.monotonic() - began
     moments = random.Random(7)
     folder = tmp_path / "disturbed"
@@ -47,7 +53,7 @@ def test_sigkill_at_random_moments_loses_nothing(photos, tiny_vit, tmp_path):
         process.wait()
         cells_at_kill.append(len(list(folder.glob("cells/*/record.json"))))
     final = start(path, folder)
-    assert final.wait(timeout=300) in (0, 3), final.stderr.read()
+    assert final.wait(timeout=300) in (0, 3), said_by(folder).read_text()
     assert cells_at_kill == sorted(cells_at_kill)
     first, second = ((tmp_path / n / "result.json").read_text() for n in ("undisturbed", "disturbed"))
     assert first == second
@@ -64,7 +70,7 @@ def test_ctrl_c_says_what_it_means_and_loses_nothing(photos, tiny_vit, tmp_path)
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 4
-    said = process.stderr.read().decode()
+    said = said_by(folder).read_text()
     assert "interrupted; everything recorded is kept" in said
     assert "Traceback" not in said
     kept = len(list(folder.glob("cells/*/record.json")))

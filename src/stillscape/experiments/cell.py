@@ -30,12 +30,16 @@ def run_cell(bench: Bench, store: Store, cell: Cell) -> None:
         before = time.perf_counter()
         result = fit(suffix, inputs, labels, rows, recipe, seed=seed)
         parts.append(_fold_record(fold, len(rows), result, time.perf_counter() - before))
-        if result.status == "failed":
+        if result.scores is None:
             break
-        for role, scored in (("train", rows), ("heldout", bench.held_out_rows(fold))):
-            before = time.perf_counter()
-            tables.append(_table(fold, role, scored, labels, score(suffix, inputs, labels, scored)))
-            parts[-1][f"{role}_scoring_s"] = time.perf_counter() - before
+        held_out = bench.held_out_rows(fold)
+        before = time.perf_counter()
+        scores = score(suffix, inputs, labels, held_out)
+        parts[-1]["heldout_scoring_s"] = time.perf_counter() - before
+        tables += [
+            _table(fold, "train", rows, labels, result.scores),
+            _table(fold, "heldout", held_out, labels, scores),
+        ]
         state = trained_state(suffix)
         if sum(tensor.numel() for tensor in state.values()) <= KEPT_PARAMETERS:
             weights.update({f"fold{fold}/{name}": tensor.numpy() for name, tensor in state.items()})

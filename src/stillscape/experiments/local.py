@@ -51,7 +51,7 @@ def run_tasks(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ...
         for future in as_completed(futures):
             future.result()
             yield futures[future]
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, GeneratorExit):  # the second if the caller's loop is what was interrupted
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()  # a cell may take an hour, and what it would have recorded can be measured again
         raise

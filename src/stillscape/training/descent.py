@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillscape.training.losses import Scores, as_scores, losses_of
 from stillscape.training.outcome import Fit, Stop, TracePoint, thin
 from stillscape.training.recipe import EarlyStop, Recipe
 from stillscape.training.rows import Rows, check_classes, device_of
@@ -26,12 +27,12 @@ def descend(
     recipe: Recipe,
     *,
     seed: int,
-    measure_gradient: bool = True,
+    measure_end: bool = True,
 ) -> Fit:
     """Train a suffix in place: AdamW, cross-entropy, warm-up; see `fit` for the arguments.
 
     Batches are drawn by shuffled epochs from a generator of `seed`; so is dropout, and the global random state is
-    left as it was. Without `measure_gradient` the norm is nan, and one pass over the rows is saved.
+    left as it was. Without `measure_end` neither gradient norm nor scores are taken, which saves a pass.
     """
     start = time.perf_counter()
     device = device_of(suffix)
@@ -45,10 +46,10 @@ def descend(
         suffix.train()
         progress = _run(suffix, data, recipe, generator, watch)
     suffix.eval()
-    gradient = math.nan
-    if measure_gradient and not progress.reason:
+    gradient, scores = math.nan, None
+    if measure_end and not progress.reason:
         everything = data if training is rows else Rows(inputs, labels, rows, device)
-        gradient = gradient_norm(suffix, everything)
+        gradient, scores = last_look(suffix, everything)
         if not math.isfinite(gradient):
             progress.reason, progress.stop = "the gradient is not finite after the last step", "failed"
     return Fit(
@@ -60,6 +61,7 @@ def descend(
         seconds=time.perf_counter() - start,
         stop=progress.stop,
         trace=thin(progress.trace),
+        scores=None if progress.reason else scores,
     )
 
 
@@ -123,15 +125,19 @@ def _batches(k: int, size: int, generator: torch.Generator) -> Iterator[tuple[Te
             yield part, i == len(parts)
 
 
-def gradient_norm(suffix: nn.Module, data: Rows) -> float:
-    """Norm of the gradient of the mean loss over all rows, in the mode that the suffix is in."""
+def last_look(suffix: nn.Module, data: Rows) -> tuple[float, Scores]:
+    """Norm of the gradient of the mean loss over all rows, and each row's loss, in one pass, in the present mode."""
     parameters = [p for p in suffix.parameters() if p.requires_grad]
     sums = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+    scored = []
     for x, y in data.batches(_EVALUATION_BATCH):
-        loss = F.cross_entropy(suffix(x), y, reduction="sum")
-        for total, part in zip(sums, torch.autograd.grad(loss, parameters, materialize_grads=True), strict=True):
+        losses, probabilities = losses_of(suffix(x), y)
+        for total, part in zip(
+            sums, torch.autograd.grad(losses.sum(), parameters, materialize_grads=True), strict=True
+        ):
             total += part
-    return math.sqrt(sum(float(total.square().sum()) for total in sums)) / len(data)
+        scored.append((losses.detach(), probabilities.detach()))
+    return math.sqrt(sum(float(total.square().sum()) for total in sums)) / len(data), as_scores(scored)
 
 
 @contextmanager

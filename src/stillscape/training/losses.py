@@ -1,6 +1,6 @@
 """Losses of single images, and their slopes along a direction in parameter space."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,23 @@ class Scores:
 
     losses: Float[np.ndarray, " n"]
     probabilities: Float[np.ndarray, "n C"]
+
+
+def losses_of(logits: Float[Tensor, "n C"], labels: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+    """Losses (float64) and class probabilities (float32) of a batch.
+
+    Raises:
+        InputError: a label has no class score.
+    """
+    check_classes(labels, logits)
+    log_p = torch.log_softmax(logits.double(), dim=1)
+    return F.nll_loss(log_p, labels, reduction="none"), log_p.exp().float()
+
+
+def as_scores(batches: Sequence[tuple[Tensor, Tensor]]) -> Scores:
+    """Join what `losses_of` gave for each batch."""
+    losses, probabilities = (torch.cat(parts).detach().cpu().numpy() for parts in zip(*batches, strict=True))
+    return Scores(losses, probabilities)
 
 
 @torch.no_grad()
@@ -54,14 +71,7 @@ def score(
     """
     suffix.eval()
     data = Rows(inputs, labels, check_rows(inputs, labels, rows), device_of(suffix))
-    losses, probabilities = [], []
-    for x, y in data.batches(batch):
-        logits = suffix(x).double()
-        check_classes(y, logits)
-        log_p = torch.log_softmax(logits, dim=1)
-        losses.append(F.nll_loss(log_p, y, reduction="none"))
-        probabilities.append(log_p.exp().float())
-    return Scores(torch.cat(losses).cpu().numpy(), torch.cat(probabilities).cpu().numpy())
+    return as_scores([losses_of(suffix(x), y) for x, y in data.batches(batch)])
 
 
 @torch.no_grad()
@@ -101,9 +111,7 @@ def directional_slopes(
     for x, y in data.batches(batch):
 
         def losses(parameters: dict[str, Tensor], x: Tensor = x, y: Tensor = y) -> Tensor:
-            logits = functional_call(suffix, parameters, (x,)).double()
-            check_classes(y, logits)
-            return F.nll_loss(torch.log_softmax(logits, dim=1), y, reduction="none")
+            return losses_of(functional_call(suffix, parameters, (x,)), y)[0]
 
         slopes.append(jvp(losses, (own,), (tangent,))[1])
     return torch.cat(slopes).cpu().numpy()

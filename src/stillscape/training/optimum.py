@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from scipy.special import log_softmax
 from torch import nn
 
+from stillscape.training.losses import score
 from stillscape.training.outcome import Fit, TracePoint, thin
 from stillscape.training.recipe import Recipe
 from stillscape.training.rows import check_classes
@@ -76,6 +77,7 @@ def fit_head(
         stop="gradient tolerance" if reached else "failed",
         trace=thin(trace),
         penalized_gradient_norm=norm,
+        scores=score(head, inputs, labels, rows) if reached else None,
     )
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
+from stillscape.training.losses import Scores
+
 Stop = Literal["steps done", "early stop", "gradient tolerance", "failed"]
 
 
@@ -30,6 +32,8 @@ class Fit:
             rounded to the model's own precision.
         seconds: wall time.
         stop: why it ended.
+        scores: losses and probabilities of the training rows, in their order, from the pass that gave the gradient;
+            None if the fit failed.
     """
 
     status: Literal["ok", "failed"]
@@ -41,6 +45,7 @@ class Fit:
     stop: Stop
     trace: list[TracePoint] = field(default_factory=list)
     penalized_gradient_norm: float | None = None
+    scores: Scores | None = None
 
 
 TRACE_POINTS = 50
