@@ -14,7 +14,7 @@ from stillscape.experiments.bench import Bench, Cell, set_up
 from stillscape.experiments.cost import fit_budget
 from stillscape.experiments.local import num_workers, run_tasks
 from stillscape.experiments.plan import REVISABLE, Plan, make_plan
-from stillscape.experiments.probe import all_probes, probe_key
+from stillscape.experiments.probe import Probe, all_probes, probe_key
 from stillscape.experiments.progress import Progress, Silent
 from stillscape.experiments.provenance import circumstances
 from stillscape.experiments.store import SCHEMA, Store, write_json, write_text
@@ -49,10 +49,10 @@ def run(plan: Plan, folder: Path, *, progress: Progress | None = None, budget_s:
     bench, images = set_up(plan, folder, progress)
     if budget_s is not None and not chosen_before:
         plan, seconds = fit_budget(bench, images, budget_s)
-        progress.say(
-            f"budget: {len(plan.sizes)} sizes, {plan.repeats} orders, {plan.seeds} seeds: about {seconds / 60:.1f} min"  # type: ignore[arg-type]
-        )
         bench, images = set_up(plan, folder, Silent())
+        sizes = ", ".join(map(str, bench.sizes))
+        chosen = f"sizes {sizes}, {plan.repeats} orders, {plan.seeds} seeds"
+        progress.say(f"the budget leaves room for {chosen}: about {seconds / 60:.1f} min")
     write_text(folder / "plan.toml", plan.to_toml())
     write_json(folder / "provenance.json", circumstances(bench, num_workers(bench, len(bench.cells()))))
     _measure(bench, images, folder, progress)
@@ -93,24 +93,23 @@ def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -
     pending = [cell for cell in bench.cells() if not cells.has(bench.key(cell))]
     if len(pending) < len(bench.cells()):
         progress.say(f"{len(bench.cells()) - len(pending)} of {len(bench.cells())} cells are there already")
-    wanted = [
-        probe
-        for probe in all_probes(bench, cells)
-        if any(cell in pending for cell in probe.cells()) or not probes.has(probe_key(bench, probe))
-    ]
-    needed = dict.fromkeys([cell.adapt for cell in pending] + [probe.adapt for probe in wanted])
-    bench.cache_inputs(needed, images, progress)
+    needed = [cell.adapt for cell in pending] + [probe.adapt for probe in _missing_probes(bench, cells, probes)]
+    bench.cache_inputs(dict.fromkeys(needed), images, progress)
     _run_cells(bench, folder, pending, cells, progress)
-    wanted = [p for p in all_probes(bench, cells) if not probes.has(probe_key(bench, p))]
+    wanted = _missing_probes(bench, cells, probes)
     progress.stage("probing the neighborhood", len(wanted))
     for done, _ in enumerate(run_tasks(bench, folder, [(measure_probe, (probe,)) for probe in wanted]), 1):
         progress.advance(done)
 
 
+def _missing_probes(bench: Bench, cells: Store, probes: Store) -> list[Probe]:
+    return [probe for probe in all_probes(bench, cells) if not probes.has(probe_key(bench, probe))]
+
+
 def _run_cells(bench: Bench, folder: Path, pending: list[Cell], cells: Store, progress: Progress) -> None:
     clock = Clock(bench, pending)
     pending = sorted(pending, key=clock.seconds, reverse=True)  # long ones first, so that no worker idles at the end
-    progress.stage("training", clock.left())
+    progress.stage(f"training {len(pending)} cells", clock.left())
     done = 0.0
     for index in run_tasks(bench, folder, [(measure_cell, (cell,)) for cell in pending]):
         record = cells.record(bench.key(pending[index]))
