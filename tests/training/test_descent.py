@@ -209,3 +209,13 @@ def test_bad_input_is_refused(spoil, message, head):
     x, y, r = spoil(x, y, np.arange(20))
     with pytest.raises(InputError, match=message):
         fit(nn.Linear(6, 3) if head else small_net(6, 3), x, y, r, RECIPE, seed=0)
+
+
+def test_scores_of_the_last_look_are_those_of_the_model_it_leaves():
+    x, y = problem(40, 5, 3)
+    net = small_net(5, 3)
+    rows = np.arange(3, 33)
+    outcome = fit(net, x, y, rows, RECIPE, seed=0)
+    again = score(net, x, y, rows)
+    np.testing.assert_allclose(outcome.scores.losses, again.losses, rtol=1e-6)
+    np.testing.assert_allclose(outcome.scores.probabilities, again.probabilities, rtol=1e-5)

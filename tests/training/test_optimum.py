@@ -108,3 +108,13 @@ def test_trace_falls():
     losses = [point["loss"] for point in trace]
     assert losses == sorted(losses, reverse=True)
     assert len(trace) > 3
+
+
+def test_scores_are_those_of_the_stored_weights():
+    x, y = problem(40, 5, 3)
+    head = nn.Linear(5, 3)
+    rows = np.arange(3, 33)
+    outcome = fit(head, x, y, rows, Recipe(), seed=0)
+    again = score(head, x, y, rows)
+    np.testing.assert_allclose(outcome.scores.losses, again.losses, rtol=1e-6)
+    np.testing.assert_allclose(outcome.scores.probabilities, again.probabilities, rtol=1e-5)

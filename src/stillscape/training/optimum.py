@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from scipy.special import log_softmax
 from torch import nn
 
-from stillscape.training.losses import score
+from stillscape.training.losses import Scores, as_scores, losses_of
 from stillscape.training.outcome import Fit, TracePoint, thin
 from stillscape.training.recipe import Recipe
 from stillscape.training.rows import check_classes
@@ -54,7 +54,7 @@ def fit_head(
     """
     start = time.perf_counter()
     x = np.asarray(inputs[rows], dtype=np.float64)
-    y = np.asarray(labels)[rows]
+    y = np.asarray(labels)[rows].astype(np.int64)
     check_classes(torch.from_numpy(y), head.weight.T)
     if not np.isfinite(x).all():
         return Fit("failed", "the cached activations are not finite", 0, 0.0, math.nan, 0.0, "failed")
@@ -77,7 +77,7 @@ def fit_head(
         stop="gradient tolerance" if reached else "failed",
         trace=thin(trace),
         penalized_gradient_norm=norm,
-        scores=score(head, inputs, labels, rows) if reached else None,
+        scores=_scores(head, inputs[rows], y) if reached else None,
     )
 
 
@@ -88,6 +88,12 @@ def _store(head: nn.Linear, weights: Float[np.ndarray, "C p"]) -> None:
     if head.bias is not None:
         head.bias.copy_(torch.from_numpy(weights[:, width]))
     head.eval()
+
+
+@torch.no_grad()
+def _scores(head: nn.Linear, x: Float[np.ndarray, "k d"], y: Int[np.ndarray, " k"]) -> Scores:
+    # By the head as it is now, rounded to its own precision, so that they are the stored weights' losses.
+    return as_scores([losses_of(head(torch.from_numpy(x).to(head.weight)), torch.from_numpy(y))])
 
 
 class _Problem:
