@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from stillscape._errors import InputError, RecordError
-from stillscape.experiments.store import SCHEMA, Store, content_key, no_room_is_said, write_json
+from stillscape._files import no_room_is_said
+from stillscape.experiments.store import SCHEMA, Store, content_key, write_json
 
 
 @pytest.fixture

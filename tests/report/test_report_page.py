@@ -1,5 +1,6 @@
 """The page: what it says, that nothing from the data can act in it, and that it stands alone."""
 
+import errno
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stillscape._errors import RecordError
+from stillscape._errors import InputError, RecordError
 from stillscape.report import write_report
 
 EVIL = 'x"><script>alert(1)</script>/../$a$'
@@ -197,6 +198,7 @@ def test_a_new_report_replaces_the_old_one_whole(result, tmp_path):
     assert "Another sentence." in second
     assert "Another sentence." not in first
     assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_importing_the_report_is_cheap():
@@ -211,3 +213,16 @@ def test_template_files_are_beside_the_code():
     here = Path(stillscape.report.__file__).parent
     assert {path.name for path in here.glob("*.html")} == {"template.html", "methods.html"}
     assert (here / "style.css").is_file()
+
+
+def test_a_full_disk_is_said_and_the_old_page_stays(tmp_path, monkeypatch, result):
+    page = write_report(result, tmp_path)
+    before = page.read_bytes()
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        write_report(result, tmp_path)
+    assert page.read_bytes() == before

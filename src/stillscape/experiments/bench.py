@@ -1,7 +1,7 @@
 """The bench on which all cells of a run are measured: data read once, held-out part fixed once, activations cached."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from stillscape._errors import InputError
+from stillscape._files import no_room_is_said
 from stillscape.data import (
     ImageSet,
     fingerprint,
@@ -24,7 +25,7 @@ from stillscape.data import (
 from stillscape.experiments.activations import write_activations
 from stillscape.experiments.plan import Plan
 from stillscape.experiments.progress import Progress
-from stillscape.experiments.store import content_key, no_room_is_said
+from stillscape.experiments.store import content_key
 from stillscape.experiments.threads import thread_count
 from stillscape.models import Pretrained, Split, load_pretrained, parse_adaptation, split_model
 
@@ -75,6 +76,13 @@ class Bench:
     def __getstate__(self) -> dict[str, Any]:
         # Workers open model and caches themselves; only what decides the numbers travels.
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def with_plan(self, plan: Plan) -> "Bench":
+        """Return a bench of the same data, folds and model for a plan that asks for other cells of it."""
+        sizes = grid(plan.sizes, _smallest_pool(self.fold), len(self.classes))
+        other = replace(self, plan=plan, sizes=sizes)
+        other.__dict__["pretrained"] = self.pretrained
+        return other
 
     @property
     def cross_fitted(self) -> bool:
@@ -211,11 +219,9 @@ def readable_images(plan: Plan, progress: Progress) -> tuple[ImageSet, list[str]
             f"{len(found.broken)} of {len(images.files)} images can't be read ({named}). "
             "Mend or remove them, or leave them out with --skip-broken."
         )
-    broken = {row for row, _ in found.broken}
-    rows = np.array([row for row in range(len(images.files)) if row not in broken])
-    note = f"{len(broken)} of {len(images.files)} images could not be read and were left out ({named})."
+    note = f"{len(found.broken)} of {len(images.files)} images could not be read and were left out ({named})."
     progress.say(note)
-    return keep(images, rows), [found.digests[row] for row in rows], [note]
+    return keep(images, found.usable), list(found.take(found.usable).digests), [note]
 
 
 def grid(sizes: int | Sequence[int], pool: int, num_classes: int) -> tuple[int, ...]:

@@ -102,8 +102,7 @@ def fit_budget(bench: Bench, images: ImageSet, budget_s: float) -> tuple[Plan, f
     rates = {adapt: measure_rates(bench, images, adapt) for adapt in bench.plan.adapt}
     seconds = 0.0
     for plan in _smaller_plans(bench.plan.model_copy(update={"sizes": bench.sizes})):
-        assert not isinstance(plan.sizes, int)
-        smaller = Bench(**{**bench.__getstate__(), "plan": plan, "sizes": plan.sizes})
+        smaller = bench.with_plan(plan)
         seconds = wall_seconds(smaller, [_cost(smaller, adapt, *rates[adapt]) for adapt in plan.adapt])
         if seconds <= budget_s:
             return plan, seconds

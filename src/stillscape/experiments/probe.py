@@ -47,12 +47,14 @@ def probe_key(bench: Bench, probe: Probe) -> str:
 
 
 def all_probes(bench: Bench, cells: Store) -> list[Probe]:
-    """Return a probe for each adaptation and order whose cells did not fail (or are not measured yet)."""
-    probes = [
-        Probe(adapt, permutation, (bench.sizes[-2], bench.sizes[-1]))
-        for adapt in bench.plan.adapt
-        for permutation in range(bench.plan.repeats)
-    ]
+    """Return the probes of every adaptation."""
+    return [probe for adapt in bench.plan.adapt for probe in probes_of(bench, cells, adapt)]
+
+
+def probes_of(bench: Bench, cells: Store, adapt: str) -> list[Probe]:
+    """Return a probe for each order whose cells did not fail (or are not measured yet)."""
+    sizes = (bench.sizes[-2], bench.sizes[-1])
+    probes = [Probe(adapt, permutation, sizes) for permutation in range(bench.plan.repeats)]
 
     def usable(cell: Cell) -> bool:
         key = bench.key(cell)

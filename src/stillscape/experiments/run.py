@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stillscape._errors import InputError, RecordError
+from stillscape._files import write_whole
 from stillscape._processes import warm_up
 from stillscape.data import ImageSet
 from stillscape.experiments.analyze import analyze
@@ -17,7 +18,7 @@ from stillscape.experiments.plan import REVISABLE, Plan, make_plan
 from stillscape.experiments.probe import Probe, all_probes, probe_key
 from stillscape.experiments.progress import Progress, Silent
 from stillscape.experiments.provenance import circumstances
-from stillscape.experiments.store import SCHEMA, Store, write_json, write_text
+from stillscape.experiments.store import SCHEMA, Store, write_json
 from stillscape.experiments.tasks import measure_cell, measure_probe
 from stillscape.models import parse_adaptation
 
@@ -49,11 +50,11 @@ def run(plan: Plan, folder: Path, *, progress: Progress | None = None, budget_s:
     bench, images = set_up(plan, folder, progress)
     if budget_s is not None and not chosen_before:
         plan, seconds = fit_budget(bench, images, budget_s)
-        bench, images = set_up(plan, folder, Silent())
+        bench = bench.with_plan(plan)
         sizes = ", ".join(map(str, bench.sizes))
         chosen = f"sizes {sizes}, {plan.repeats} orders, {plan.seeds} seeds"
         progress.say(f"the budget leaves room for {chosen}: about {seconds / 60:.1f} min")
-    write_text(folder / "plan.toml", plan.to_toml())
+    write_whole(folder / "plan.toml", plan.to_toml().encode())
     write_json(folder / "provenance.json", circumstances(bench, num_workers(bench, len(bench.cells()))))
     _measure(bench, images, folder, progress)
     progress.stage("analyzing", 1)

@@ -1,13 +1,10 @@
 """The run folder: each record is written whole or not at all, and is there for good once it can be seen."""
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from stillscape._errors import InputError, RecordError
+from stillscape._errors import RecordError
+from stillscape._files import no_room_is_said, write_whole
 
 SCHEMA = 1  # of records and of result.json; a reader takes its own number and every lower one (see docs/run-folder.md)
 RECORD, LOSSES, WEIGHTS = "record.json", "losses.parquet", "adapter.safetensors"
-
-_NO_ROOM = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the disk is read-only",
-    errno.EACCES: "permission is denied",
-    errno.EPERM: "permission is denied",
-    errno.ENOTDIR: "a file stands where a folder is needed",
-}
 
 
 def content_key(content: Any) -> str:
@@ -42,34 +31,9 @@ def content_key(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-@contextmanager
-def no_room_is_said(place: Path) -> Iterator[None]:
-    """Turn the errors of a disk that can't take more into one line; whatever was written before is kept."""
-    try:
-        yield
-    except OSError as error:
-        reason = _NO_ROOM.get(error.errno or 0)
-        if reason is None:
-            raise
-        message = f"{str(place)!r} can't be written: {reason}. Everything so far is kept; make room and run again."
-        raise InputError(message) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
-    with no_room_is_said(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; NaN and infinity are refused, since no reader of JSON has to know them."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 class Store:

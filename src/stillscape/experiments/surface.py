@@ -14,9 +14,8 @@ from stillscape.convergence import (
     mean_absolute_deviation,
     neighborhood_differences,
 )
-from stillscape.experiments.bench import Bench
 from stillscape.experiments.collect import Collected
-from stillscape.experiments.probe import all_probes, probe_key
+from stillscape.experiments.probe import probe_key, probes_of
 from stillscape.experiments.store import Store
 from stillscape.sufficiency import Criterion, bound_criterion, fixed_surface_criterion, neighborhood_criterion
 
@@ -41,7 +40,7 @@ def measure_surface(collected: Collected, probes: Store) -> Surface:
     star = collected.losses[0, -1]  # one w*: the first order and seed at the largest size
     curves = _fixed(star, plan.level)
     criteria = [fixed_surface_criterion(star, epsilon=plan.loss_tolerance, level=plan.level, groups=collected.groups)]
-    records = _probe_records(bench, probes, collected.adapt)
+    records = _probe_records(collected, probes)
     if not records:
         return Surface(curves, criteria, {}, ["The neighborhood of w* was not probed: weights were not kept."])
     tables = [table for _, table in records]
@@ -105,8 +104,9 @@ def _columns(table: dict[str, np.ndarray], start: str) -> list[np.ndarray]:
     return [column for name, column in table.items() if name.startswith(start)]
 
 
-def _probe_records(bench: Bench, probes: Store, adapt: str) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
-    keys = [probe_key(bench, probe) for probe in all_probes(bench, Store(probes.place.parent)) if probe.adapt == adapt]
+def _probe_records(collected: Collected, probes: Store) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    bench = collected.bench
+    keys = [probe_key(bench, probe) for probe in probes_of(bench, collected.store, collected.adapt)]
     records = [(probes.record(key), key) for key in keys if probes.has(key)]
     return [(record, probes.losses(key)) for record, key in records if record["status"] == "ok"]
 

@@ -1,10 +1,10 @@
 """The page: everything that a run found, in one HTML file that needs no network and no script."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stillscape._files import no_room_is_said, write_whole
 from stillscape.report import tables, words
 from stillscape.report.figures import Drawing, draw_adaptation, draw_comparison, file_names
 from stillscape.report.scale import ruler
@@ -25,6 +25,7 @@ def write_report(result: Mapping[str, Any], folder: Path) -> Path:
 
     Raises:
         RecordError: this isn't a result, or it is of another schema.
+        InputError: the disk can take no more.
 
     Cost: about 0.15 s a figure, four or five figures an adaptation.
     """
@@ -34,20 +35,14 @@ def write_report(result: Mapping[str, Any], folder: Path) -> Path:
     figures = {adapt: draw_adaptation(result, adapt, name) for adapt, name in names.items()}
     drawings = [drawing for group in figures.values() for drawing in group] + ([comparison] if comparison else [])
     folder = Path(folder)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    with no_room_is_said(folder):
+        (folder / "figures").mkdir(parents=True, exist_ok=True)  # the run folder has it, be there figures or not
     for drawing in drawings:
         for kind, content in drawing.files.items():
-            _write(folder / "figures" / f"{drawing.name}.{kind}", content)
+            write_whole(folder / "figures" / f"{drawing.name}.{kind}", content)
     page = folder / "report.html"
-    _write(page, _render(_page(result, names, figures, comparison)).encode())
+    write_whole(page, _render(_page(result, names, figures, comparison)).encode())
     return page
-
-
-def _write(path: Path, content: bytes) -> None:
-    # A reader, or a run killed half-way, must never see half a page.
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
 
 
 def _render(context: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stillscape.report import words
+from stillscape.sufficiency import deciding_name
 
 NULL_MARK = "null: true for any model"
 _RUN_COLUMNS = ("num_training", "heldout_loss", "train_loss", "gradient_norm", "distance", "steps", "stop")
@@ -18,7 +19,7 @@ _RUN_HEADERS = {
 
 def criteria_rows(entry: Mapping[str, Any], question: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one row for each criterion: the deciding one first, then those that may differ, nulls last."""
-    deciding = f"{question.get('metric')}{'' if question.get('target') is None else '_target'}"
+    deciding = deciding_name(question) if question.get("metric") else None
     rows = []
     for name, criterion in (entry.get("criteria") or {}).items():
         decides = name == deciding

@@ -3,9 +3,10 @@
 import math
 import re
 
+from stillscape.sufficiency import wording
+
 DASH, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 PERCENT_SIGN = "\N{NO-BREAK SPACE}%"
-_IN_PERCENT = ("accuracy", "balanced_accuracy", "macro_f1", "sensitivity_at_95_specificity")
 
 _METRICS = {
     "accuracy": "accuracy",
@@ -61,12 +62,12 @@ def curve_name(name: str) -> str:
 
 def in_percent(name: str) -> bool:
     """Tell whether a metric, or a criterion on it, is read in percent."""
-    return name.removesuffix("_target") in _IN_PERCENT
+    return wording.in_points(name)
 
 
 def lower_is_better(name: str) -> bool:
     """Tell whether less of a metric is better: losses and errors."""
-    return "loss" in name or "error" in name
+    return not wording.higher_is_better(name)
 
 
 def status_name(status: str) -> str:

@@ -31,7 +31,7 @@ def amount(metric: str, difference: float, *, signed: bool = False) -> str:
     >>> amount("accuracy", 0.0123), amount("accuracy", 0.01), amount("heldout_loss", -0.0312, signed=True)
     ('1.2 points', '1 point', '-0.031 nats')
     """
-    if _in_points(metric):
+    if in_points(metric):
         number = _number(100 * difference, 1, signed)
         return f"{number} point" if number.lstrip("+-") == "1" else f"{number} points"
     return _number(difference, 3, signed) + (" nats" if _in_nats(metric) else "")
@@ -43,8 +43,8 @@ def span(metric: str, low: float, high: float) -> str:
     >>> span("accuracy", -0.003, 0.011)
     '-0.3 to +1.1 points'
     """
-    scale, digits = (100, 1) if _in_points(metric) else (1, 3)
-    unit = " points" if _in_points(metric) else " nats" if _in_nats(metric) else ""
+    scale, digits = (100, 1) if in_points(metric) else (1, 3)
+    unit = " points" if in_points(metric) else " nats" if _in_nats(metric) else ""
     return f"{_number(scale * low, digits, True)} to {_number(scale * high, digits, True)}{unit}"
 
 
@@ -54,7 +54,7 @@ def value(metric: str, number: float) -> str:
     >>> value("accuracy", 0.921), value("heldout_loss", 0.25), value("auroc", 0.9534)
     ('92.1 %', '0.25 nats', '0.953')
     """
-    if _in_points(metric):
+    if in_points(metric):
         return f"{_number(100 * number, 1, False)} %"
     return _number(number, 3, False) + (" nats" if _in_nats(metric) else "")
 
@@ -105,7 +105,8 @@ def round_up(number: float) -> float:
     return round(math.ceil(number * 10.0**digits - 1e-9) / 10.0**digits, max(digits, 0))
 
 
-def _in_points(metric: str) -> bool:
+def in_points(metric: str) -> bool:
+    """Tell whether a metric, or a criterion on it, is a share that is read in percent and differs by points."""
     return metric.removesuffix("_target") in _POINTS
 
 
