@@ -5,6 +5,7 @@ Data flows through the rooms in this order; each can be used alone:
     data         images with labels and groups; nested subsets, folds
     models       a pre-trained transformer, adapted; its frozen prefix cut off and cached
     training     fits on k samples; per-sample losses
+    hessian      attention and transformer blocks: exact second derivatives in closed form
     curvature    Hessian products of any module, extreme eigenvalues
     convergence  per-sample losses become curves in k, with bands
     bounds       theorems, as printed and as they hold
@@ -23,6 +24,7 @@ __all__ = [
     "curvature",
     "data",
     "experiments",
+    "hessian",
     "models",
     "report",
     "sufficiency",

@@ -1,5 +1,59 @@
-"""Bounds on the loss surface, as printed and as they truly hold."""
+"""Theorems about the loss surface, each as printed and as it holds.
 
+constants, counterexamples  sharp constants of softmax, LayerNorm and GELU; layers that refute what is printed
+attention, block            bounds on the Hessian of a layer and of a block (Theorems 1 and 2)
+loss_difference             one more sample at a fixed w (Theorem 3), and the size that follows
+local_surface, minimum      the surface around w*: its second-order forecast; whether w* is a minimum at all
+finite_sample, mean_square  what holds in probability over the order of the data
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from stillscape.bounds.finite_sample import mean_deviation, mean_sufficient_size
+from stillscape.bounds.local_surface import (
+    local_gaps,
+    loss_difference_at_minimum,
+    matrix_bernstein,
+    matrix_bernstein_size,
+    quadratic_difference,
+    uniform_deviation,
+)
 from stillscape.bounds.loss_difference import loss_difference, sufficient_size
+from stillscape.bounds.mean_square import gaussian_mean_square, mean_square_difference, root_mean_square_size
+from stillscape.bounds.minimum import check_minimum, minimum_shift, require_minimum
 
-__all__ = ["loss_difference", "sufficient_size"]
+if TYPE_CHECKING:
+    from stillscape.bounds.attention import self_attention
+    from stillscape.bounds.block import transformer_block, transformer_block_pairs
+
+#: Bounds on Hessians need torch; curves and verdicts, which use the others, should not wait for it.
+_WITH_TORCH = {"self_attention": "attention", "transformer_block": "block", "transformer_block_pairs": "block"}
+
+__all__ = [
+    "check_minimum",
+    "gaussian_mean_square",
+    "local_gaps",
+    "loss_difference",
+    "loss_difference_at_minimum",
+    "matrix_bernstein",
+    "matrix_bernstein_size",
+    "mean_deviation",
+    "mean_square_difference",
+    "mean_sufficient_size",
+    "minimum_shift",
+    "quadratic_difference",
+    "require_minimum",
+    "root_mean_square_size",
+    "self_attention",
+    "sufficient_size",
+    "transformer_block",
+    "transformer_block_pairs",
+    "uniform_deviation",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WITH_TORCH:
+        return getattr(importlib.import_module(f"stillscape.bounds.{_WITH_TORCH[name]}"), name)
+    raise AttributeError(f"module 'stillscape.bounds' has no attribute {name!r}")

@@ -33,7 +33,8 @@ def loss_difference(
         loss_bound: l_max, with 0 <= l_i(w*) <= l_max for every sample; nats.
         hessian_bound: M, with ||H_i|| <= M for every sample (rigorous: on the whole ball).
         radius: r, the largest ||w - w*||.
-        gradient_bound: Delta_g, with ||grad l_i(w*) - mean gradient|| <= Delta_g for every sample.
+        gradient_bound: Delta_g, with ||grad l_{k+1}(w*) - grad L_k(w*)|| <= Delta_g: a new gradient against the mean
+            of those before it. Twice the largest distance from the mean of all is one; that distance itself is not.
         kind: "printed" or "rigorous".
 
     Returns:

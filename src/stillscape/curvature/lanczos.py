@@ -1,6 +1,5 @@
 """Extreme eigenvalues from products alone: Lanczos with full reorthogonalization, stopped on the residual."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stillscape._checks import at_least, positive
+from stillscape._lanczos import lanczos
 from stillscape.curvature.per_sample import PerSampleHessian
 
 
@@ -54,7 +54,7 @@ def top_eigenvalues(
     positive("tol", tol)
     before = hv.num_sample_products
     steps = min(max(at_least("max_steps", max_steps, 1), count), hv.num_parameters)
-    values, vectors, residuals = _lanczos(
+    values, vectors, residuals = lanczos(
         lambda v: hv.mean_matvec(v[0])[None], _start(1, hv, seed), min(count, hv.num_parameters), tol, steps
     )
     converged = bool((residuals[0] <= tol * values[0].abs().max()).all())
@@ -72,7 +72,7 @@ def spectral_norms(
     """
     steps = min(max_steps, hv.num_parameters)
     start = _start(len(rows), hv, seed)
-    values, _, _ = _lanczos(lambda v: hv.products(rows, v), start, 1, tol, steps)
+    values, _, _ = lanczos(lambda v: hv.products(rows, v), start, 1, tol, steps)
     return values[:, 0].abs()
 
 
@@ -80,40 +80,3 @@ def _start(batch: int, hv: PerSampleHessian, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(batch, hv.num_parameters, generator=generator, dtype=hv.dtype)
     return start.to(hv.device)
-
-
-def _lanczos(
-    product: Callable[[Tensor], Tensor], start: Tensor, count: int, tol: float, max_steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return values (batch, count), vectors (batch, count, P) and residuals (batch, count) of a batch of operators."""
-    basis = [start / start.norm(dim=-1, keepdim=True)]
-    alphas: list[Tensor] = []
-    betas: list[Tensor] = []
-    while True:
-        w = product(basis[-1])
-        alphas.append((w * basis[-1]).sum(-1))
-        stacked = torch.stack(basis, 1)
-        for _ in range(2):  # twice is enough (Parlett 1998, sec. 6.9): the basis stays orthogonal to working precision
-            w = w - torch.einsum("bsp,bs->bp", stacked, torch.einsum("bsp,bp->bs", stacked, w))
-        beta = w.norm(dim=-1)
-        values, coordinates = _ritz(alphas, betas)
-        kept = min(count, len(alphas))
-        order = values.abs().argsort(-1, descending=True)[:, :kept]
-        values = values.gather(-1, order)
-        coordinates = coordinates.gather(-1, order[:, None, :].expand(-1, len(alphas), -1))
-        residuals = beta[:, None] * coordinates[:, -1].abs()
-        scale = values.abs().amax(-1)
-        done = (residuals <= tol * scale[:, None]).all() and kept == count
-        exhausted = bool((beta <= 1e-6 * scale.clamp_min(torch.finfo(beta.dtype).tiny)).all())
-        if done or exhausted or len(alphas) == max_steps:
-            return values, torch.einsum("bsp,bsc->bcp", stacked, coordinates), residuals
-        betas.append(beta)
-        basis.append(w / beta.clamp_min(torch.finfo(beta.dtype).tiny)[:, None])
-
-
-def _ritz(alphas: list[Tensor], betas: list[Tensor]) -> tuple[Tensor, Tensor]:
-    tridiagonal = torch.diag_embed(torch.stack(alphas, -1))
-    if betas:
-        off = torch.stack(betas, -1)
-        tridiagonal = tridiagonal + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
-    return torch.linalg.eigh(tridiagonal)

@@ -133,8 +133,9 @@ def _constants(
         images, bent = measured[0]["gradient_images"], measured[0]["hessian_images"]
         constants |= {
             "gradient_bound": _constant(
-                worst["gradient_spread"],
-                f"largest distance of a gradient from their mean, over {images} held-out images{larger}",
+                # The theorem's is a new gradient against the mean of the k before it, which may lie on the other side.
+                2 * worst["gradient_spread"],
+                f"twice the largest distance of a gradient from their mean, over {images} held-out images{larger}",
             ),
             "hessian_bound": _constant(
                 worst["hessian_norm"], f"largest spectral norm of a Hessian at w*, over {bent} held-out images{larger}"

@@ -1,0 +1,28 @@
+"""Exact second derivatives of attention and of transformer blocks, in closed form (docs/theory, sections 2 and 5).
+
+losses           value, gradient and Hessian at the output
+layers           attention, LayerNorm, feed-forward: forward, backward, and the same once more along a direction
+families         parameters as left vector (x) right matrix; what their second derivatives are made of
+assemble, exact  the Hessian dense, by block, as a mean, as a product with a vector
+reference        slow and obvious: autodiff, the oracle of every test
+"""
+
+from stillscape.hessian.exact import ExactHessian
+from stillscape.hessian.losses import MSE, CrossEntropy, Expansion, Loss, OutputLoss
+from stillscape.hessian.row_maps import RowActivation
+from stillscape.hessian.self_attention import causal_mask, self_attention
+from stillscape.hessian.transformer_block import transformer_block, transformer_chain
+
+__all__ = [
+    "MSE",
+    "CrossEntropy",
+    "ExactHessian",
+    "Expansion",
+    "Loss",
+    "OutputLoss",
+    "RowActivation",
+    "causal_mask",
+    "self_attention",
+    "transformer_block",
+    "transformer_chain",
+]

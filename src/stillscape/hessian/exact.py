@@ -1,0 +1,274 @@
+"""The exact Hessian of a layer, a block or a chain, in every form that somebody needs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stillscape._checks import one_of, positive
+from stillscape._errors import InputError
+from stillscape._lanczos import lanczos
+from stillscape.hessian import _arguments
+from stillscape.hessian.assemble import PARTS, Assembly, Layout
+from stillscape.hessian.families import Right, Sweep, Trace
+from stillscape.hessian.layers import Chain
+from stillscape.hessian.losses import Expansion, Loss
+
+CHUNK_BYTES = 6 * 2**20  # what a chunk of samples may hold beside the result; more no longer fits a core's cache
+MERGED_BYTES = 64 * 2**20  # the same for a mean, where larger products are worth more than the cache
+
+
+@dataclass(frozen=True)
+class Network:
+    """A chunk of samples at the point w: what is differentiated, what follows it, and the loss at the end."""
+
+    inputs: Float[Tensor, "n L m"]
+    layers: Chain
+    tail: Chain
+    loss: Loss
+
+
+class Linearized:
+    """A network run forward and backward once."""
+
+    def __init__(self, network: Network) -> None:
+        self.layers, self.tail = network.layers, network.tail
+        self.inputs = network.inputs
+        self.middle = self.layers.forward(self.inputs)
+        self.end = network.loss.expand(self.tail.forward(self.middle))
+        self.layers.backward(self.tail.backward(self.end.gradient))
+
+    def sweep(self, keep: int | None = None) -> Sweep:
+        """Carry the parameters' families to the end of the differentiated layers, and note what curves per token."""
+        sweep = Sweep(keep=keep)
+        self.layers.carry(sweep)
+        if not self.tail.layers and self.end.diagonal is not None:
+            sweep.bend(self.end.diagonal, outer=True)
+        return sweep
+
+    def outputs(self, part: str) -> list[tuple[str, Expansion]]:
+        """Return what curves at the end of the differentiated layers beyond single tokens, by part."""
+        if not self.tail.layers:
+            return [("outer", Expansion(None, self.end.gradient, factor=self.end.factor, dense=self.end.dense))]
+        found = []
+        if part != "functional":
+            found.append(("outer", self._outer_of_tail()))
+        if part != "outer":
+            found.append(("functional", Expansion(None, self.middle, dense=self._through_tail(curved=True))))
+        return found
+
+    def products(self, direction: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+        """Return the product of the Hessian with a direction, by name of parameter."""
+        out: dict[str, Tensor] = {}
+        change, memo = self.layers.tangent(torch.zeros_like(self.inputs), direction)
+        change, after = self.tail.tangent(change, {})
+        moved = torch.zeros_like(change) if part == "functional" else self.end.apply(change)
+        curved = part != "outer"
+        moved = self.tail.tangent_backward(moved, after, {}, curved, {})
+        self.layers.tangent_backward(moved, memo, direction, curved, out)
+        return out
+
+    def _outer_of_tail(self) -> Expansion:
+        """Return J'BJ of the tail at its input, as a factor where the loss has one."""
+        if self.end.factor is not None and self.end.diagonal is None and self.end.dense is None:
+            directions = self.end.factor.transpose(0, 1)
+            _, memo = self.tail.tangent(torch.zeros_like(self.middle).expand(len(directions), *self.middle.shape), {})
+            pulled = self.tail.tangent_backward(directions, memo, {}, False, {})
+            return Expansion(None, self.middle, factor=pulled.transpose(0, 1))
+        return Expansion(None, self.middle, dense=self._through_tail(curved=False))
+
+    def _through_tail(self, curved: bool) -> Float[Tensor, "n Lm Lm"]:
+        """Return the Hessian in the tail's input: its functional part, or its outer part, a column at a time."""
+        n, tokens, features = self.middle.shape
+        unit = torch.eye(tokens * features, dtype=self.middle.dtype, device=self.middle.device)
+        columns = []
+        for rows in unit.split(max(1, CHUNK_BYTES // (64 * self.middle.numel()))):
+            change, memo = self.tail.tangent(rows.reshape(-1, 1, tokens, features).expand(-1, n, -1, -1), {})
+            moved = torch.zeros_like(change) if curved else self.end.apply(change)
+            columns.append(self.tail.tangent_backward(moved, memo, {}, curved, {}).flatten(-2))
+        return torch.cat(columns).permute(1, 2, 0)
+
+
+class ExactHessian:
+    r"""The Hessian of each sample's loss in the parameters of a layer, a block, or one block of a chain.
+
+    Made by `self_attention`, `transformer_block` and `transformer_chain`. Nothing is computed before it is asked for.
+    Every form takes a part of :math:`H = H_o + H_f` (docs/theory, section 5.4): "outer" is :math:`J^\top B J` with B
+    the Hessian of the loss at the output (Gauss-Newton), "functional" what the network's own curvature adds.
+
+    Attributes:
+        names: parameters in order; each is flattened row by row.
+        shapes: of each parameter.
+        num_samples: n.
+        num_parameters: P.
+    """
+
+    def __init__(self, network: Callable[[slice], Network], shapes: dict[str, tuple[int, ...]], samples: int) -> None:
+        self._network, self._layout = network, Layout(shapes)
+        self.shapes = dict(shapes)
+        self.names = tuple(shapes)
+        self.num_samples, self.num_parameters = samples, self._layout.size
+        self._kept: tuple[slice, Linearized] | None = None
+        self._sample_bytes: tuple[int, int] | None = None
+        network(slice(0, 1))  # shapes that don't fit are said here, not at the first product
+
+    def dense(self, part: str = "full") -> Float[Tensor, "n P P"]:
+        """Return the Hessian of every sample.
+
+        Args:
+            part: "full", "outer" or "functional".
+
+        Raises:
+            InputError: an unknown part.
+
+        Cost: about L P^2 multiply-adds for each sample; memory is that of the result and one chunk of samples.
+        """
+        return self._per_sample(self._layout, self._layout, part)
+
+    def block(self, rows: str, columns: str, part: str = "full") -> Float[Tensor, "n p q"]:
+        """Return the block of two parameters by name, of every sample; nothing else is computed.
+
+        Raises:
+            InputError: an unknown name or part.
+
+        Cost: about L p q multiply-adds for each sample, and the forward and backward pass.
+        """
+        for argument, name in (("rows", rows), ("columns", columns)):
+            one_of(argument, name, self.names)
+        return self._per_sample(self._layout.only(rows), self._layout.only(columns), part)
+
+    def mean(self, part: str = "full") -> Float[Tensor, "P P"]:
+        """Return the mean Hessian over the samples, without the matrix of any single one.
+
+        Raises:
+            InputError: an unknown part.
+
+        Cost: about n L P^2 / 2 multiply-adds as large matrix products; memory is that of the result and one chunk.
+        """
+        one_of("part", part, PARTS)
+        out = self._at(slice(0, 1)).middle.new_empty(1, self.num_parameters, self.num_parameters)
+        for rows in self._chunks(merged=True):
+            assembly = self._assembly(rows, part, merged=True)
+            assembly.write(out, self._layout, self._layout, part, add=rows.start > 0)
+        out /= self.num_samples
+        assembly.mirror(out, self._layout)
+        return out[0]
+
+    def matvec(self, v: Float[Tensor, " P"] | Float[Tensor, "n P"], part: str = "full") -> Float[Tensor, "n P"]:
+        """Return the products H_i v, or H_i v_i with one vector for each sample, without any matrix.
+
+        The tangent of the gradient, in closed form (docs/theory, Proposition 3).
+
+        Raises:
+            InputError: a vector that does not fit, or an unknown part.
+
+        Cost: about twice that of a gradient; linear in P, memory n (L^2 + L d).
+        """
+        one_of("part", part, PARTS)
+        like = self._at(slice(0, 1)).middle
+        if isinstance(v, Tensor) and v.ndim == 2:
+            v = _arguments.real_tensor("v", v, (self.num_samples, self.num_parameters), like)
+        else:
+            v = _arguments.real_tensor("v", v, (self.num_parameters,), like).expand(self.num_samples, -1)
+        return torch.cat([self._products(rows, v[rows], part) for rows in self._chunks()])
+
+    def gradient(self) -> Float[Tensor, "n P"]:
+        """Return the gradient of every sample's loss."""
+        parts = [self._assembly(rows, "functional", False).gradient(self._layout) for rows in self._chunks()]
+        return torch.cat(parts)
+
+    def losses(self) -> Float[Tensor, " n"] | None:
+        """Return every sample's loss, or None where only derivatives of it were given."""
+        values = [self._at(rows).end.value for rows in self._chunks()]
+        return None if values[0] is None else torch.cat(values)  # type: ignore[arg-type]
+
+    def outer_factor(self) -> Float[Tensor, "n K P"]:
+        """Return F of every sample with outer part F'F, of rank at most C - 1 for a pooled cross-entropy.
+
+        Raises:
+            InputError: the loss has no such factor (only a cross-entropy with pool "mean" or "cls" does).
+
+        Cost: about K L P multiply-adds for each sample; memory n K P.
+        """
+        if self._at(slice(0, 1)).end.factor is None:
+            raise InputError('loss has no low-rank Hessian; only CrossEntropy with pool="mean" or "cls" does.')
+        return torch.cat([self._assembly(rows, "outer", False).factor(self._layout) for rows in self._chunks()])
+
+    def spectral_norm(self, part: str = "full", tol: float = 1e-7, max_steps: int | None = None) -> Float[Tensor, " n"]:
+        """Return the largest magnitude of an eigenvalue, of every sample, by Lanczos on `matvec`.
+
+        Args:
+            part: "full", "outer" or "functional".
+            tol: relative residual at which a sample is done; the error of the value is about its square.
+            max_steps: products at most; default P, at which Lanczos is exact.
+
+        Raises:
+            InputError: `tol` not above zero, or an unknown part.
+
+        Cost: one `matvec` a step, all samples at once; memory steps x n x P.
+        """
+        one_of("part", part, PARTS)
+        positive("tol", tol)
+        steps = min(self.num_parameters, max_steps or self.num_parameters)
+        norms = []
+        for rows in self._chunks():
+            count = rows.stop - rows.start
+            like = self._at(rows).middle
+            generator = torch.Generator().manual_seed(0)
+            start = torch.randn(count, self.num_parameters, generator=generator, dtype=like.dtype).to(like.device)
+            values, _, _ = lanczos(lambda v, rows=rows: self._products(rows, v, part), start, 1, tol, steps)  # type: ignore[misc]
+            norms.append(values[:, 0].abs())
+        return torch.cat(norms)
+
+    def _per_sample(self, rows: Layout, columns: Layout, part: str) -> Tensor:
+        one_of("part", part, PARTS)
+        like = self._at(slice(0, 1)).middle
+        out = like.new_empty(self.num_samples, rows.size, columns.size)
+        for chunk in self._chunks():
+            assembly = self._assembly(chunk, part, merged=False)
+            assembly.write(out[chunk], rows, columns, part, add=False)
+            if rows.shapes == columns.shapes:
+                assembly.mirror(out[chunk], rows)
+        return out
+
+    def _products(self, rows: slice, v: Float[Tensor, "n P"], part: str) -> Float[Tensor, "n P"]:
+        products = self._at(rows).products(self._layout.split(v), part)
+        return self._layout.join(products, len(v))
+
+    def _assembly(self, rows: slice, part: str, merged: bool) -> Assembly:
+        at = self._at(rows)
+        return Assembly(at.sweep(keep=2 if merged else None), at.outputs(part), merged)
+
+    def _at(self, rows: slice) -> Linearized:
+        """Return the network of some samples at the point; the last one is kept, for products come in rows."""
+        if self._kept is None or self._kept[0] != rows:
+            self._kept = (rows, Linearized(self._network(rows)))
+        return self._kept[1]
+
+    def _chunks(self, merged: bool = False) -> list[slice]:
+        if self._sample_bytes is None:
+            self._sample_bytes = _bytes(self._at(slice(0, 1)).sweep())
+        size = max(1, MERGED_BYTES // self._sample_bytes[0] if merged else CHUNK_BYTES // self._sample_bytes[1])
+        return [slice(i, min(i + size, self.num_samples)) for i in range(0, self.num_samples, size)]
+
+
+def _bytes(sweep: Sweep) -> tuple[int, int]:
+    """Return about what one sample holds while a pair of families is written: merged with others, or by itself."""
+    families = sweep.families
+    sizes = sorted(family.left[0, 0].numel() * family.adjoint[0, 0].numel() for family in families)
+    item = families[0].left.element_size()
+    held = sum(_held(family.left) + _held(family.adjoint) for family in families)
+    held += sum(_held(curvature) for curvature, _ in sweep.curvatures)
+    traces = [sum(_held(right) for right in _rights(sweep.trace(number))) for number in range(len(families))]
+    powers = families[0].left.shape[1] * item * sizes[-1]
+    return held + 2 * max(traces) + 2 * powers, held + sum(traces) + 3 * item * sizes[-1] ** 2
+
+
+def _rights(trace: Trace) -> list[Right]:
+    return [trace.right, *trace.at_points.values(), *trace.inputs.values(), *trace.cores.values()]
+
+
+def _held(right: Right) -> int:
+    return 0 if right is None else right.numel() * right.element_size()
