@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from stillscape import hessian
 from tests.hessian.cases import ENTROPIES, LAYERS, LOSSES, random_case
 from tests.hessian.oracles import finite_difference_hessian, relative_error
 
@@ -148,3 +149,21 @@ def test_a_confident_model_keeps_its_digits(loss):
     case.loss_data["b_h"] = torch.tensor([66.0 + math.log(2.0), 0.0], dtype=torch.float64)
     # One more log 2 halves the probability of the wrong class, and with it the gradient.
     torch.testing.assert_close(2 * case.closed_form().dense("functional"), half, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_follows_a_block_is_a_loss_on_its_output(loss):
+    case = random_case(11, "transformer_chain", loss=loss, blocks=3, wrt=1, head=False)
+    entered, effective = case.closed_form().effective_loss()
+    options = {name: value for name, value in case.options.items() if name != "mask"}
+    alone = hessian.transformer_block(entered, case.blocks[1], loss=effective, mask=case.options["mask"], **options)
+    assert relative_error(alone.dense(), case.hessians["full"]) < 1e-11
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_without_anything_behind_it_the_effective_loss_is_the_loss(loss):
+    case = random_case(5, "self_attention", loss=loss)
+    _, effective = case.closed_form().effective_loss()
+    at = case.loss().expand(case.F)
+    torch.testing.assert_close(effective.gradient, at.gradient)
+    torch.testing.assert_close(effective.hessian, at.matrix())

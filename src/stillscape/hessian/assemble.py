@@ -1,49 +1,17 @@
 """From families to matrices: blocks of the Hessian written straight into their place, per sample or summed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stillscape.hessian.families import Member, Sweep, written_out
+from stillscape.hessian.families import Sweep, written_out
+from stillscape.hessian.layout import Block, Layout, Patch, above, place, put, turned
 from stillscape.hessian.losses import Expansion
 
 PARTS = ("full", "outer", "functional")
-SLICE_BYTES = 16 * 2**20  # cores of all tokens at once could outweigh the mean that they are summed into
-Block = Float[Tensor, "n la ra lb rb"]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where each parameter begins in the vector of all, and its shape, in order."""
-
-    shapes: dict[str, tuple[int, ...]]
-    start: dict[str, int] = field(init=False)
-    size: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Add up the sizes."""
-        start, place = {}, 0
-        for name, shape in self.shapes.items():
-            start[name] = place
-            place += int(torch.Size(shape).numel())
-        object.__setattr__(self, "start", start)
-        object.__setattr__(self, "size", place)
-
-    def only(self, name: str) -> "Layout":
-        """Return the layout of a single parameter."""
-        return Layout({name: self.shapes[name]})
-
-    def split(self, vector: Float[Tensor, "n P"]) -> dict[str, Tensor]:
-        """Return a vector as parameters by name, each with its leading axis."""
-        parts = vector.split([int(torch.Size(shape).numel()) for shape in self.shapes.values()], -1)
-        return {n: part.unflatten(-1, s) for (n, s), part in zip(self.shapes.items(), parts, strict=True)}
-
-    def join(self, parts: dict[str, Float[Tensor, "n ..."]], samples: int) -> Float[Tensor, "n P"]:
-        """Return parameters by name as one vector for each sample."""
-        return torch.cat([parts[name].reshape(samples, -1) for name in self.shapes], -1)
+SLICE_BYTES = 16 * 2**20  # what a product may hold on its way into a mean: it then stays in the cache, and small
 
 
 class Assembly:
@@ -58,64 +26,88 @@ class Assembly:
         self.outputs = outputs  # (part, what curves at the output beyond single tokens)
         self._factors: dict[tuple[int, int], Tensor] = {}
 
-    def write(self, out: Float[Tensor, "n P Q"], rows: Layout, columns: Layout, part: str, add: bool) -> None:
-        """Write (or add) every block whose parameters stand in `rows` and `columns`; other entries stay as they are.
+    def write(self, out: Float[Tensor, "n P Q"], rows: Layout, columns: Layout, part: str) -> None:
+        """Write every block whose parameters stand in `rows` and `columns`."""
+        symmetric = rows.shapes == columns.shapes
+        for a, b in self._pairs(rows, columns, symmetric):
+            self._put(out, (a, rows), (b, columns), self._block(a, b, part), add=False, symmetric=symmetric)
 
-        Where rows and columns are the same, only blocks on and above the diagonal are; see `mirror`.
-        """
-        for a, b in self._pairs(rows, columns):
-            block = self._block(a, b, part)
-            for ma in self._members(a, rows):
-                for mb in self._members(b, columns):
-                    piece = None if block is None else block[:, ma.left, ma.right, mb.left, mb.right]
-                    _put(_place(out, rows, ma, columns, mb), piece, add)
-
-    def mirror(self, out: Float[Tensor, "n P P"], layout: Layout) -> None:
-        """Copy every block above the diagonal below it."""
-        for a, b in self._pairs(layout, layout):
-            for ma in self._members(a, layout) if a != b else ():
-                for mb in self._members(b, layout):
-                    above = _place(out, layout, ma, layout, mb)
-                    _place(out, layout, mb, layout, ma).copy_(above.permute(0, 3, 4, 1, 2))
+    def write_upper(self, out: Float[Tensor, "1 P P"], layout: Layout, part: str, add: bool) -> None:
+        """Write (or add to) what is on and above the diagonal, and some of what is below it; see `mirror`."""
+        for a, b in self._pairs(layout, layout, symmetric=True):
+            self._write_curvature(out, layout, a, b, part, add)
+            if part != "outer":
+                self._add_moving(out, layout, a, b)
+                self._add_moving(out, layout, b, a)
+            for of, expansion in self.outputs:
+                if part in ("full", of):
+                    self._put(out, (a, layout), (b, layout), self._dense(a, b, expansion), add=True, symmetric=True)
+        for which, (of, expansion) in enumerate(self.outputs):
+            if part in ("full", of) and expansion.factor is not None:
+                rank_update(out[0], self.factor(layout, which)[0])
 
     def gradient(self, layout: Layout) -> Float[Tensor, "n P"]:
         """Return the sum over tokens of left (x) adjoint."""
         families = self.sweep.families
-        out = families[0].left.new_empty(len(families[0].left), layout.size, 1)
+        out = families[0].left.new_empty(len(families[0].left), layout.size)
         for number, family in enumerate(families):
             self._column(out, layout, number, family.left.mT @ family.adjoint)
-        return out.squeeze(-1)
+        return out
 
     def factor(self, layout: Layout, which: int = 0) -> Float[Tensor, "n K P"]:
         """Return F with outer part F'F, from the factor of the loss numbered `which`."""
         first = self._factor(0, which)
-        out = first.new_empty(first.shape[0] * first.shape[1], layout.size, 1)
+        out = first.new_empty(first.shape[0] * first.shape[1], layout.size)
         for number in range(len(self.sweep.families)):
             self._column(out, layout, number, self._factor(number, which).flatten(0, 1))
-        return out.squeeze(-1).unflatten(0, first.shape[:2])
+        return out.unflatten(0, first.shape[:2])
 
-    def _column(self, out: Tensor, layout: Layout, number: int, whole: Float[Tensor, "n l r"]) -> None:
-        unit, single = Layout({"": (1,)}), Member("", slice(0, 1), slice(0, 1), 0, 1, 1)
-        for member in self._members(number, layout):
-            piece = whole[:, member.left, member.right, None, None]
-            _put(_place(out, layout, member, unit, single), piece, add=False)
+    def _column(self, out: Float[Tensor, "n P"], layout: Layout, number: int, whole: Float[Tensor, "n l r"]) -> None:
+        unit = Patch(slice(0, 1), slice(0, 1), 0, 1, 1)
+        for patch in layout.patches(self.sweep.families[number].members):
+            put(place(out[..., None], patch, unit), whole[:, patch.left, patch.right, None, None], add=False)
 
-    def _pairs(self, rows: Layout, columns: Layout) -> Iterator[tuple[int, int]]:
-        count = len(self.sweep.families)
-        for a in range(count):
-            for b in range(a if rows.shapes == columns.shapes else 0, count):
-                if self._members(a, rows) and self._members(b, columns):
+    def _pairs(self, rows: Layout, columns: Layout, symmetric: bool) -> Iterator[tuple[int, int]]:
+        families = self.sweep.families
+        for a in range(len(families)):
+            for b in range(a if symmetric else 0, len(families)):
+                if rows.patches(families[a].members) and columns.patches(families[b].members):
                     yield a, b
 
-    def _members(self, number: int, layout: Layout) -> list[Member]:
-        return [member for member in self.sweep.families[number].members if member.name in layout.shapes]
+    def _put(
+        self,
+        out: Tensor,
+        a: tuple[int, Layout],
+        b: tuple[int, Layout],
+        block: Block | None,
+        add: bool,
+        symmetric: bool,
+    ) -> None:
+        """Put a block into its place; of a symmetric matrix, on both sides of the diagonal."""
+        for pa in a[1].patches(self.sweep.families[a[0]].members):
+            for pb in b[1].patches(self.sweep.families[b[0]].members):
+                piece = None if block is None else block[:, pa.left, pa.right, pb.left, pb.right]
+                put(place(out, pa, pb), piece, add)
+                if symmetric and a[0] != b[0]:
+                    put(place(out, pb, pa), None if piece is None else turned(piece), add)
 
     def _block(self, a: int, b: int, part: str) -> Block | None:
         """Return the block of families a and b, or None where it is zero."""
-        block = self._curvature(a, b, part)
-        if part != "outer":
-            block = self._with_inputs(block, a, b)
-            block = _turned(self._with_inputs(_turned(block), b, a)) if a != b else block
+        core = self.sweep.core(a, b, part)
+        block = None
+        if core is not None:
+            left_a, left_b = self.sweep.families[a].left, self.sweep.families[b].left
+            core = self._lay(core.expand(*left_a.shape[:2], -1, -1))
+            product = self._lay(_powers(left_a, left_b)).mT @ core.flatten(-2)
+            powers = (left_a.shape[-1], left_b.shape[-1])
+            block = product.unflatten(-1, core.shape[-2:]).unflatten(1, powers).permute(0, 1, 3, 2, 4)
+        for first, second in ((a, b), (b, a)) if part != "outer" and a != b else ():
+            if second in self.sweep.trace(first).inputs:
+                fa, fb = self.sweep.families[a], self.sweep.families[b]
+                if block is None:
+                    sizes = (fa.left.shape[-1], fa.adjoint.shape[-1], fb.left.shape[-1], fb.adjoint.shape[-1])
+                    block = fa.left.new_zeros(1 if self.merged else len(fa.left), *sizes)
+                self._move(block if first == a else turned(block), first, second)
         for which, (of, expansion) in enumerate(self.outputs):
             if part in ("full", of):
                 for term in (self._low_rank(a, b, which, expansion), self._dense(a, b, expansion)):
@@ -123,48 +115,64 @@ class Assembly:
                         block = term if block is None else block.add_(term)
         return block
 
-    def _curvature(self, a: int, b: int, part: str) -> Block | None:
-        """Return sum_i (left_a left_b') (x) core_i as products of matrices."""
+    def _write_curvature(self, out: Tensor, layout: Layout, a: int, b: int, part: str, add: bool) -> None:
+        """Write or add sum_i (left_a left_b') (x) core_i, in products small enough to stay in the cache."""
         left_a, left_b = self.sweep.families[a].left, self.sweep.families[b].left
-        above = a == b and self.merged  # then core and powers are symmetric, so half the powers do
-        pairs = torch.triu_indices(left_a.shape[-1], left_a.shape[-1], device=left_a.device) if above else None
-        product, sizes = None, torch.Size(())
+        patches_a, patches_b = (layout.patches(self.sweep.families[x].members) for x in (a, b))
+        # Rows of a matrix that acts from the left lie one below the other, so the upper half of them will do.
+        upper = a == b and len(patches_a) == 1 and patches_a[0].stride_left > patches_a[0].stride_right
         for tokens in self._token_slices(a, b):
             core = self.sweep.core(a, b, part, tokens)
             if core is None:
-                return None
+                self._put(out, (a, layout), (b, layout), None, add=add, symmetric=True)
+                return
             sizes = core.shape[-2:]
-            core = self._lay(core.expand(left_a.shape[0], left_a[:, tokens].shape[1], -1, -1)).flatten(-2)
-            powers = self._lay(_powers(left_a[:, tokens], left_b[:, tokens], pairs)).mT
-            product = powers @ core if product is None else product.baddbmm_(powers, core)
-        assert product is not None
-        if pairs is not None:
-            product = product.index_select(1, _spread(pairs, left_a.shape[-1]))
-        shape = (left_a.shape[-1], left_b.shape[-1])
-        return product.unflatten(-1, sizes).unflatten(1, shape).permute(0, 1, 3, 2, 4)
+            core = self._lay(core.expand(len(left_a), left_a[:, tokens].shape[1], -1, -1)).flatten(-2)
+            for pa in patches_a:
+                for first, stop in _row_slices(pa, left_b.shape[-1] * core.shape[-1] * core.element_size(), upper):
+                    for pb in patches_b:
+                        columns = pb.some(first, pb.left.stop) if upper else pb
+                        powers = _powers(left_a[:, tokens, first:stop], left_b[:, tokens, columns.left])
+                        product = (self._lay(powers).mT @ core).unflatten(-1, sizes)
+                        product = product.unflatten(1, (stop - first, columns.sizes[0])).permute(0, 1, 3, 2, 4)
+                        product = product[:, :, pa.right, :, pb.right]
+                        target = pa.some(first, stop)
+                        if above(pa, pb):
+                            put(place(out, target, columns), product, add or tokens.start > 0)
+                        if a != b and above(pb, pa):
+                            put(place(out, columns, target), turned(product), add or tokens.start > 0)
 
-    def _with_inputs(self, block: Block | None, a: int, b: int) -> Block | None:
-        """Add sum_i left_a (x) X_ab (x) adjoint_b: the left vector of b moves with a (but not its 1 for a bias)."""
-        moves = self.sweep.trace(a).inputs
-        if b not in moves:
-            return block
+    def _add_moving(self, out: Tensor, layout: Layout, a: int, b: int) -> None:
+        """Add the term of the left vector of b, which moves with a, above the diagonal."""
+        if a == b or b not in self.sweep.trace(a).inputs:
+            return
+        product, diagonal = self._moving(a, b)
+        for pa in layout.patches(self.sweep.families[a].members):
+            for pb in layout.patches(self.sweep.families[b].members):
+                if above(pa, pb):
+                    _add_product(place(out, pa, pb), product, diagonal, pa, pb)
+                if above(pb, pa):
+                    _add_product(turned(place(out, pb, pa)), product, diagonal, pa, pb)
+
+    def _move(self, block: Block, a: int, b: int) -> None:
+        """Add the term of the left vector of b, which moves with a, to a whole block."""
+        product, diagonal = self._moving(a, b)
+        whole = [Patch(slice(0, block.shape[i]), slice(0, block.shape[i + 1]), 0, 1, 1) for i in (1, 3)]
+        _add_product(block, product, diagonal, whole[0], whole[1])
+
+    def _moving(self, a: int, b: int) -> tuple[Tensor, bool]:
+        """Return sum_i left_a (x) X_ab (x) adjoint_b as (n, la, ra, lb, rb), or (n, la, r, rb) if X is diagonal.
+
+        The last left entry of b is missing where it is the 1 of a bias, which never moves.
+        """
         fa, fb = self.sweep.families[a], self.sweep.families[b]
-        sizes = (fa.left.shape[-1], fa.adjoint.shape[-1], fb.left.shape[-1], fb.adjoint.shape[-1])
-        if block is None:
-            n = 1 if self.merged else len(fa.left)
-            block = fa.left.new_zeros(n, *sizes)
-        X = moves[b]
+        X = self.sweep.trace(a).inputs[b]
         moved = torch.ones_like(fa.adjoint) if X is None else X.expand(*fa.left.shape[:2], *X.shape[2:])
         outer = self._lay(_powers(fa.left, fb.adjoint)).mT  # (la rb, tokens)
-        product = (
-            (outer @ self._lay(moved.flatten(2))).unflatten(-1, moved.shape[2:]).unflatten(1, (sizes[0], sizes[3]))
-        )
-        target = block[:, :, :, : moved.shape[-1]]
-        if moved.ndim == 3:  # X is diagonal, so only r = l' is met
-            target.diagonal(dim1=2, dim2=3).add_(product)
-        else:
-            target.add_(product.permute(0, 1, 3, 4, 2))
-        return block
+        product = (outer @ self._lay(moved.flatten(2))).unflatten(1, (fa.left.shape[-1], fb.adjoint.shape[-1]))
+        if moved.ndim == 3:
+            return product.transpose(2, 3), True
+        return product.unflatten(-1, moved.shape[2:]).permute(0, 1, 3, 4, 2), False
 
     def _low_rank(self, a: int, b: int, which: int, expansion: Expansion) -> Block | None:
         if expansion.factor is None:
@@ -207,47 +215,42 @@ class Assembly:
 
     def _token_slices(self, a: int, b: int) -> list[slice]:
         """Return the tokens in parts, few enough that the cores of one part are small beside the result."""
-        if not self.merged:
-            return [slice(None)]
         n, tokens = self.sweep.families[a].left.shape[:2]
         each = 8 * n * self.sweep.families[a].adjoint.shape[-1] * self.sweep.families[b].adjoint.shape[-1]
-        step = max(1, SLICE_BYTES // each)
+        step = max(1, 2 * SLICE_BYTES // each)
         return [slice(i, i + step) for i in range(0, tokens, step)]
 
 
-def _powers(x: Float[Tensor, "n L a"], y: Float[Tensor, "n L b"], pairs: Tensor | None = None) -> Tensor:
-    """Return x y' of each token, flattened; of the given pairs of entries only, where they are given."""
-    if pairs is not None:
-        return x[..., pairs[0]] * y[..., pairs[1]]
+def rank_update(out: Float[Tensor, "P P"], F: Float[Tensor, "K P"]) -> None:
+    """Add F'F to everything on and above the diagonal, in place, a panel of rows at a time."""
+    step = max(256, out.shape[0] // 16)
+    for i in range(0, out.shape[0], step):
+        out[i : i + step, i:].addmm_(F[:, i : i + step].mT, F[:, i:])
+
+
+def _add_product(target: Block, product: Tensor, diagonal: bool, pa: Patch, pb: Patch) -> None:
+    """Add to the entries of two patches what `Assembly._moving` returned for their whole families."""
+    moved = slice(pb.left.start, min(pb.left.stop, product.shape[2 if diagonal else 3]))
+    if not diagonal:
+        count = moved.stop - moved.start
+        target[:, :, :, : max(count, 0)] += product[:, pa.left, pa.right, moved, pb.right]
+        return
+    first, stop = max(pa.right.start, moved.start), min(pa.right.stop, moved.stop)
+    if first < stop:  # only r = l' is met
+        rows = target[
+            :, :, first - pa.right.start : stop - pa.right.start, first - pb.left.start : stop - pb.left.start
+        ]
+        rows.diagonal(dim1=2, dim2=3).add_(product[:, pa.left, first:stop, pb.right].transpose(2, 3))
+
+
+def _powers(x: Float[Tensor, "n L a"], y: Float[Tensor, "n L b"]) -> Float[Tensor, "n L ab"]:
+    """Return x y' of each token, flattened."""
     return (x[..., :, None] * y[..., None, :]).flatten(-2)
 
 
-def _spread(pairs: Float[Tensor, "2 h"], size: int) -> Tensor:
-    """Return where each entry of a symmetric matrix, row by row, stands among its pairs above the diagonal."""
-    where = torch.empty(size, size, dtype=torch.long, device=pairs.device)
-    count = torch.arange(pairs.shape[1], device=pairs.device)
-    where[pairs[0], pairs[1]] = count
-    where[pairs[1], pairs[0]] = count
-    return where.flatten()
-
-
-def _turned(block: Block | None) -> Block | None:
-    return None if block is None else block.permute(0, 3, 4, 1, 2)
-
-
-def _place(out: Tensor, rows: Layout, ma: Member, columns: Layout, mb: Member) -> Block:
-    """Return the entries of two members within `out` as a five-axis view."""
-    sizes, strides, place = [out.shape[0]], [out.stride(0)], out.storage_offset()
-    for axis, layout, member in ((1, rows, ma), (2, columns, mb)):
-        step = out.stride(axis)
-        sizes += [member.left.stop - member.left.start, member.right.stop - member.right.start]
-        strides += [member.stride_left * step, member.stride_right * step]
-        place += (layout.start[member.name] + member.offset) * step
-    return out.as_strided(sizes, strides, place)
-
-
-def _put(place: Block, piece: Block | None, add: bool) -> None:
-    if piece is not None:
-        place.add_(piece) if add else place.copy_(piece)
-    elif not add:
-        place.zero_()
+def _row_slices(patch: Patch, bytes_per_row: int, upper: bool) -> list[tuple[int, int]]:
+    """Return left entries of a patch in parts; finer where only what lies above the diagonal is needed."""
+    first, stop = patch.left.start, patch.left.stop
+    step = max(1, SLICE_BYTES // bytes_per_row)
+    step = min(step, max(1, (stop - first) // 6)) if upper else step
+    return [(i, min(i + step, stop)) for i in range(first, stop, step)]

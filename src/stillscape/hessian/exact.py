@@ -11,10 +11,11 @@ from stillscape._checks import one_of, positive
 from stillscape._errors import InputError
 from stillscape._lanczos import lanczos
 from stillscape.hessian import _arguments
-from stillscape.hessian.assemble import PARTS, Assembly, Layout
+from stillscape.hessian.assemble import PARTS, Assembly
 from stillscape.hessian.families import Right, Sweep, Trace
 from stillscape.hessian.layers import Chain
-from stillscape.hessian.losses import Expansion, Loss
+from stillscape.hessian.layout import Layout, mirror
+from stillscape.hessian.losses import Expansion, Loss, OutputLoss
 
 CHUNK_BYTES = 6 * 2**20  # what a chunk of samples may hold beside the result; more no longer fits a core's cache
 MERGED_BYTES = 64 * 2**20  # the same for a mean, where larger products are worth more than the cache
@@ -31,14 +32,16 @@ class Network:
 
 
 class Linearized:
-    """A network run forward and backward once."""
+    """A network run forward and backward once, its loss times `weight`."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, weight: float = 1.0) -> None:
         self.layers, self.tail = network.layers, network.tail
         self.inputs = network.inputs
         self.middle = self.layers.forward(self.inputs)
-        self.end = network.loss.expand(self.tail.forward(self.middle))
-        self.layers.backward(self.tail.backward(self.end.gradient))
+        end = network.loss.expand(self.tail.forward(self.middle))
+        self.end = end if weight == 1.0 else end.scaled(weight)
+        self.adjoint = self.tail.backward(self.end.gradient)
+        self.layers.backward(self.adjoint)
 
     def sweep(self, keep: int | None = None) -> Sweep:
         """Carry the parameters' families to the end of the differentiated layers, and note what curves per token."""
@@ -150,10 +153,11 @@ class ExactHessian:
         one_of("part", part, PARTS)
         out = self._at(slice(0, 1)).middle.new_empty(1, self.num_parameters, self.num_parameters)
         for rows in self._chunks(merged=True):
-            assembly = self._assembly(rows, part, merged=True)
-            assembly.write(out, self._layout, self._layout, part, add=rows.start > 0)
-        out /= self.num_samples
-        assembly.mirror(out, self._layout)
+            at = Linearized(self._network(rows), 1.0 / self.num_samples)
+            Assembly(at.sweep(keep=2), at.outputs(part), merged=True).write_upper(
+                out, self._layout, part, add=rows.start > 0
+            )
+        mirror(out)
         return out[0]
 
     def matvec(self, v: Float[Tensor, " P"] | Float[Tensor, "n P"], part: str = "full") -> Float[Tensor, "n P"]:
@@ -176,13 +180,33 @@ class ExactHessian:
 
     def gradient(self) -> Float[Tensor, "n P"]:
         """Return the gradient of every sample's loss."""
-        parts = [self._assembly(rows, "functional", False).gradient(self._layout) for rows in self._chunks()]
+        parts = [self._assembly(rows, "functional").gradient(self._layout) for rows in self._chunks()]
         return torch.cat(parts)
 
     def losses(self) -> Float[Tensor, " n"] | None:
         """Return every sample's loss, or None where only derivatives of it were given."""
         values = [self._at(rows).end.value for rows in self._chunks()]
         return None if values[0] is None else torch.cat(values)  # type: ignore[arg-type]
+
+    def effective_loss(self) -> tuple[Float[Tensor, "n L m"], OutputLoss]:
+        """Return what enters the differentiated layers, and all that follows them as a loss on their output.
+
+        Its gradient is the adjoint there, its Hessian J'BJ + the curvature of the layers in between: with it, whatever
+        holds for one block with a loss of its own holds for a block of a chain (docs/theory, section 5.6).
+
+        Cost: L m products of a vector with the Hessian of what follows; memory n (L m)^2.
+        """
+        entered, gradients, hessians = [], [], []
+        for rows in self._chunks():
+            at = self._at(rows)
+            parts = [expansion.matrix() for _, expansion in at.outputs("full")]
+            if not at.tail.layers and at.end.diagonal is not None:
+                parts.append(Expansion(None, at.end.gradient, diagonal=at.end.diagonal).matrix())
+            total = sum(parts[1:], parts[0])
+            entered.append(at.inputs)
+            gradients.append(at.adjoint)
+            hessians.append(0.5 * (total + total.mT))
+        return torch.cat(entered), OutputLoss(torch.cat(gradients), torch.cat(hessians))
 
     def outer_factor(self) -> Float[Tensor, "n K P"]:
         """Return F of every sample with outer part F'F, of rank at most C - 1 for a pooled cross-entropy.
@@ -194,7 +218,7 @@ class ExactHessian:
         """
         if self._at(slice(0, 1)).end.factor is None:
             raise InputError('loss has no low-rank Hessian; only CrossEntropy with pool="mean" or "cls" does.')
-        return torch.cat([self._assembly(rows, "outer", False).factor(self._layout) for rows in self._chunks()])
+        return torch.cat([self._assembly(rows, "outer").factor(self._layout) for rows in self._chunks()])
 
     def spectral_norm(self, part: str = "full", tol: float = 1e-7, max_steps: int | None = None) -> Float[Tensor, " n"]:
         """Return the largest magnitude of an eigenvalue, of every sample, by Lanczos on `matvec`.
@@ -227,19 +251,16 @@ class ExactHessian:
         like = self._at(slice(0, 1)).middle
         out = like.new_empty(self.num_samples, rows.size, columns.size)
         for chunk in self._chunks():
-            assembly = self._assembly(chunk, part, merged=False)
-            assembly.write(out[chunk], rows, columns, part, add=False)
-            if rows.shapes == columns.shapes:
-                assembly.mirror(out[chunk], rows)
+            self._assembly(chunk, part).write(out[chunk], rows, columns, part)
         return out
 
     def _products(self, rows: slice, v: Float[Tensor, "n P"], part: str) -> Float[Tensor, "n P"]:
         products = self._at(rows).products(self._layout.split(v), part)
         return self._layout.join(products, len(v))
 
-    def _assembly(self, rows: slice, part: str, merged: bool) -> Assembly:
+    def _assembly(self, rows: slice, part: str) -> Assembly:
         at = self._at(rows)
-        return Assembly(at.sweep(keep=2 if merged else None), at.outputs(part), merged)
+        return Assembly(at.sweep(), at.outputs(part), merged=False)
 
     def _at(self, rows: slice) -> Linearized:
         """Return the network of some samples at the point; the last one is kept, for products come in rows."""

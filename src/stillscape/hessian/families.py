@@ -183,7 +183,10 @@ def times(right: Right, N: Tensor) -> Tensor:
         return N
     if right.ndim == 3:
         return right * N if N.ndim == 3 else right[..., None] * N
-    return right * N[..., None, :] if N.ndim == 3 else right @ N
+    if N.ndim == 3:
+        return right * N[..., None, :]
+    # The same matrix for all tokens: one large product instead of many small ones.
+    return right @ (N[0, 0] if N.shape[:2] == (1, 1) else N)
 
 
 def times_transposed(half: Tensor, right: Right) -> Tensor:

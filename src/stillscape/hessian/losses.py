@@ -55,6 +55,16 @@ class Expansion:
         columns = self.apply(unit.reshape(-1, 1, tokens, features).expand(-1, n, -1, -1))
         return columns.flatten(-2).permute(1, 2, 0)
 
+    def scaled(self, weight: float) -> "Expansion":
+        """Return the derivatives of `weight` times the loss."""
+        return Expansion(
+            self.value,
+            weight * self.gradient,
+            None if self.diagonal is None else weight * self.diagonal,
+            None if self.factor is None else weight**0.5 * self.factor,
+            None if self.dense is None else weight * self.dense,
+        )
+
     def spectral_norm(self) -> Float[Tensor, " n"]:
         """Return ||B|| of each sample, from the smallest matrix that has it."""
         if self.factor is None and self.dense is None and self.diagonal is not None:

@@ -1,0 +1,140 @@
+"""Where parameters lie in the vector of all, and where the entries of a family lie in a matrix."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stillscape.hessian.families import Member
+
+Block = Float[Tensor, "n la ra lb rb"]
+TILE = 512  # rows and columns that are turned at once: two tiles fit a core's cache
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each parameter begins in the vector of all, and its shape, in order."""
+
+    shapes: dict[str, tuple[int, ...]]
+    start: dict[str, int] = field(init=False)
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Add up the sizes."""
+        start, place = {}, 0
+        for name, shape in self.shapes.items():
+            start[name] = place
+            place += _count(shape)
+        object.__setattr__(self, "start", start)
+        object.__setattr__(self, "size", place)
+
+    def only(self, name: str) -> "Layout":
+        """Return the layout of a single parameter."""
+        return Layout({name: self.shapes[name]})
+
+    def split(self, vector: Float[Tensor, "n P"]) -> dict[str, Tensor]:
+        """Return a vector as parameters by name, each with its leading axis."""
+        parts = vector.split([_count(shape) for shape in self.shapes.values()], -1)
+        return {n: part.unflatten(-1, s) for (n, s), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def join(self, parts: dict[str, Float[Tensor, "n ..."]], samples: int) -> Float[Tensor, "n P"]:
+        """Return parameters by name as one vector for each sample."""
+        return torch.cat([parts[name].reshape(samples, -1) for name in self.shapes], -1)
+
+    def patches(self, members: Sequence[Member]) -> list["Patch"]:
+        """Return where the members of a family lie, those that continue each other as one."""
+        found: list[Patch] = []
+        for member in members:
+            if member.name in self.start:
+                start = self.start[member.name] + member.offset
+                patch = Patch(member.left, member.right, start, member.stride_left, member.stride_right)
+                joined = found[-1].joined(patch) if found else None
+                found = [*found[:-1], joined] if joined else [*found, patch]
+        return found
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Entries (l, r) of a family that lie evenly: at start + (l - left.start) dl + (r - right.start) dr."""
+
+    left: slice
+    right: slice
+    start: int
+    stride_left: int
+    stride_right: int
+
+    @property
+    def stop(self) -> int:
+        """One past the last place."""
+        left, right = self.sizes
+        return self.start + (left - 1) * self.stride_left + (right - 1) * self.stride_right + 1
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many left and right entries."""
+        return self.left.stop - self.left.start, self.right.stop - self.right.start
+
+    def some(self, first: int, stop: int) -> "Patch":
+        """Return the part with left entries first..stop of the family."""
+        return replace(self, left=slice(first, stop), start=self.start + (first - self.left.start) * self.stride_left)
+
+    def joined(self, other: "Patch") -> "Patch | None":
+        """Return both as one if `other` continues this one to the left or to the right, else None."""
+        if self.left == other.left and self.right.stop == other.right.start and self._follows(other, 1):
+            return replace(self, right=slice(self.right.start, other.right.stop))
+        if self.right == other.right and self.left.stop == other.left.start and self._follows(other, 0):
+            return replace(self, left=slice(self.left.start, other.left.stop))
+        return None
+
+    def _follows(self, other: "Patch", axis: int) -> bool:
+        # A stride along an axis of a single entry says nothing, so only those that are walked must agree.
+        steps = (self.stride_left, self.stride_right)
+        alike = all(
+            size == 1 or mine == theirs
+            for size, mine, theirs in zip(other.sizes, steps, (other.stride_left, other.stride_right), strict=True)
+        )
+        return alike and other.start == self.start + self.sizes[axis] * steps[axis]
+
+
+def place(out: Float[Tensor, "n P Q"], a: Patch, b: Patch) -> Block:
+    """Return the entries of two patches within `out` as a view of five axes."""
+    row, column = out.stride()[1:]
+    strides = (a.stride_left * row, a.stride_right * row, b.stride_left * column, b.stride_right * column)
+    begin = out.storage_offset() + a.start * row + b.start * column
+    return out.as_strided((out.shape[0], *a.sizes, *b.sizes), (out.stride(0), *strides), begin)
+
+
+def above(a: Patch, b: Patch) -> bool:
+    """Return whether anything of the block (a, b) lies on or above the diagonal of a matrix that has both."""
+    return a.start < b.stop
+
+
+def put(target: Tensor, piece: Tensor | None, add: bool) -> None:
+    """Write `piece` (None: zeros) into a view, or add it there."""
+    if piece is not None:
+        target.add_(piece) if add else target.copy_(piece)
+    elif not add:
+        target.zero_()
+
+
+def turned(block: Block) -> Block:
+    """Return the transposed block."""
+    return block.permute(0, 3, 4, 1, 2)
+
+
+def mirror(out: Float[Tensor, "n P P"]) -> None:
+    """Copy what stands above the diagonal below it, in place."""
+    size = out.shape[-1]
+    for i in range(0, size, TILE):
+        rows = slice(i, i + TILE)
+        own = out[:, rows, rows]
+        own.copy_(own.triu() + own.triu(1).mT)
+        for j in range(i + TILE, size, TILE):
+            columns = slice(j, j + TILE)
+            out[:, columns, rows] = out[:, rows, columns].mT
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())
