@@ -9,6 +9,13 @@ reference        slow and obvious: autodiff, the oracle of every test
 
 from stillscape.hessian.exact import ExactHessian
 from stillscape.hessian.losses import MSE, CrossEntropy, Expansion, Loss, OutputLoss
+from stillscape.hessian.pieces import (
+    Derivatives,
+    feed_forward,
+    feed_forward_derivatives,
+    layer_norm,
+    layer_norm_derivatives,
+)
 from stillscape.hessian.row_maps import RowActivation
 from stillscape.hessian.self_attention import causal_mask, self_attention
 from stillscape.hessian.transformer_block import transformer_block, transformer_chain
@@ -16,12 +23,17 @@ from stillscape.hessian.transformer_block import transformer_block, transformer_
 __all__ = [
     "MSE",
     "CrossEntropy",
+    "Derivatives",
     "ExactHessian",
     "Expansion",
     "Loss",
     "OutputLoss",
     "RowActivation",
     "causal_mask",
+    "feed_forward",
+    "feed_forward_derivatives",
+    "layer_norm",
+    "layer_norm_derivatives",
     "self_attention",
     "transformer_block",
     "transformer_chain",
