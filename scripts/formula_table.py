@@ -35,7 +35,7 @@ from stillscape.bounds.attention import pair_norms  # noqa: E402
 from stillscape.bounds.attention import self_attention as attention_bound  # noqa: E402
 from stillscape.bounds.block import transformer_block as block_bound  # noqa: E402
 from stillscape.bounds.block import transformer_block_pairs  # noqa: E402
-from stillscape.hessian import layer_norm, reference  # noqa: E402
+from stillscape.hessian import normalization, reference  # noqa: E402
 from stillscape.hessian.pointwise import ACTIVATIONS  # noqa: E402
 from stillscape.hessian.row_maps import Softmax  # noqa: E402
 
@@ -280,10 +280,10 @@ def layer_norm_pieces(order, share):
             return centered / tau, tau
 
         def first(s, parts=parts, m=m):
-            return layer_norm.slope(torch.eye(m, dtype=torch.float64), *parts(s))
+            return normalization.slope(torch.eye(m, dtype=torch.float64), *parts(s))
 
         def second(s, parts=parts, m=m, adjoint=adjoint):
-            return layer_norm.curve(adjoint, torch.eye(m, dtype=torch.float64), *parts(s))
+            return normalization.curve(adjoint, torch.eye(m, dtype=torch.float64), *parts(s))
 
         def slope(s, parts=parts, adjoint=adjoint):
             return grad(lambda t: (parts(t)[0] * adjoint).sum())(s)
@@ -367,9 +367,9 @@ def lemma_3(share):
         scale[0] = 2.0
         centered, tau = s - s.mean(-1, keepdim=True), (variance * (1 + scale)).sqrt()
         along = torch.nn.functional.normalize(centered, dim=-1)
-        bent = layer_norm.curve(along, along, centered / tau, tau)
+        bent = normalization.curve(along, along, centered / tau, tau)
         eye = torch.eye(m, dtype=torch.float64)
-        slope = layer_norm.slope(eye, (centered / tau)[:, None], tau[:, None])
+        slope = normalization.slope(eye, (centered / tau)[:, None], tau[:, None])
         first, second = constants.layer_norm_norms(tau[:, 0], m)
         worst[0] = max(worst[0], float((torch.linalg.matrix_norm(slope, ord=2) / first).max()))
         worst[1] = max(worst[1], float(((bent * along).sum(-1).abs() / second).max()))
@@ -732,8 +732,8 @@ def hessian_rows() -> Iterator[Row]:
         ("given by its derivatives", {"attention": "row_normalized"}),
     ):
         yield row(f"attention: {name}", "2.5", h + SA, FORMS, whole, SA, **named)
-    yield row("LayerNorm: D", "5.1", h + "layer_norm.slope", FORMS, layer_norm_pieces, 1)
-    yield row("LayerNorm: N", "5.1", h + "layer_norm.curve", FORMS, layer_norm_pieces, 2)
+    yield row("LayerNorm: D", "5.1", h + "normalization.slope", FORMS, layer_norm_pieces, 1)
+    yield row("LayerNorm: N", "5.1", h + "normalization.curve", FORMS, layer_norm_pieces, 2)
     for name, test in (("gelu", "constants:gelu_on_a_grid"), ("relu", FORMS)):
         yield row(f"{name}: both derivatives", "5.1", h + "pointwise.pointwise", test, activations, (name,))
     yield row("gradient", "5.3", exact + "gradient", "exact:gradient_and_losses", every, LAYERS, gradient_error)

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "sufficiency": {"bounds", "convergence", "curvature", "hessian"},
     "experiments": {"sufficiency", "bounds", "convergence", "curvature", "hessian", "training", "models", "data"},
     "report": {"sufficiency", "bounds", "convergence", "curvature", "hessian"},
-    "cli": {"experiments", "report", "data", "_terminal"},
+    "cli": {"experiments", "report", "data", "bounds", "_terminal"},
     "_terminal": set(),
     "_preloaded": {"experiments"},
 }

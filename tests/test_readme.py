@@ -17,7 +17,7 @@ def blocks(language):
 
 def test_the_python_runs_as_a_script(tmp_path):
     """Run as a user would: from a file, its calls at the top level, with workers of their own processes."""
-    (code,) = blocks("python")
+    code = blocks("python")[0]
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
     (tmp_path / "example.py").write_text(code)
     done = subprocess.run(
@@ -26,6 +26,18 @@ def test_the_python_runs_as_a_script(tmp_path):
     assert "For training the head alone" in done.stdout
     assert "400: 0." in done.stdout
     assert (tmp_path / "runs" / "digits" / "report.html").is_file()
+
+
+def test_the_exact_second_derivatives_are_as_shown():
+    names: dict = {}
+    exec(blocks("python")[1], names)
+    h, ss = names["h"], names["ss"]
+    assert h.block("W_Q", "W_K", part="functional").shape == (64, 256, 256)
+    assert h.mean().shape == (768, 768)
+    bound = ss.bounds.self_attention(
+        names["X"], names["W_Q"], names["W_K"], names["W_V"], loss=names["loss"], kind="token"
+    )
+    assert bool((bound >= h.spectral_norm()).all())
 
 
 def test_the_two_commands_are_in_the_makefile():

@@ -10,14 +10,14 @@ from stillscape._errors import InputError
 
 def positive(name: str, value: float, what_to_do: str = "") -> float:
     """Return `value` if it is a finite number above zero, else raise `InputError`."""
-    if not np.isfinite(value) or value <= 0:
+    if not _is_number(value) or value <= 0:
         raise InputError(f"{name} is {value!r}; it must be a finite number above zero. {what_to_do}".rstrip())
     return value
 
 
 def not_negative(name: str, value: float, what_to_do: str = "") -> float:
     """Return `value` if it is a finite number of at least zero, else raise `InputError`."""
-    if not np.isfinite(value) or value < 0:
+    if not _is_number(value) or value < 0:
         raise InputError(f"{name} is {value!r}; it must be a finite number of at least zero. {what_to_do}".rstrip())
     return value
 
@@ -31,7 +31,7 @@ def fraction(name: str, value: float) -> float:
 
 def at_least(name: str, value: int, least: int) -> int:
     """Return `value` if it is a whole number of at least `least`, else raise `InputError`."""
-    if isinstance(value, bool) or int(value) != value or value < least:
+    if not _is_number(value) or int(value) != value or value < least:
         raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
     return int(value)
 
@@ -52,3 +52,9 @@ def finite_vector(name: str, values: ArrayLike, least: int = 1) -> np.ndarray:
     if bad.size:
         raise InputError(f"{name}[{bad[0]}] is {array[bad[0]]}; every entry must be finite. Leave failed runs out.")
     return array
+
+
+def _is_number(value: object) -> bool:
+    return (
+        isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and np.isfinite(value)
+    )

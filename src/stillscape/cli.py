@@ -1,6 +1,7 @@
 """The door: reads arguments, calls the library, draws progress, and turns outcomes into exit codes.
 
-Exit codes: 0 the answer is "reached"; 3 it is not; 2 the input can't be used; 4 the run failed; 1 only for a bug.
+Exit codes: 0 the answer is "reached"; 3 it is not; 2 the input can't be used; 4 the run failed, or a corrected
+statement of the audit; 1 only for a bug.
 """
 
 import json
@@ -13,8 +14,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from stillscape._errors import InputError, StillscapeError
+from stillscape._files import write_whole
 from stillscape._processes import lasting_imports, warm_up
 from stillscape._terminal import TerminalProgress
 
@@ -193,6 +196,65 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> Non
         result = read_result(folder)
         print(f"report: {write_report(result, folder)}")
         raise typer.Exit(_exit_code(result))
+
+
+@app.command(epilog="Example: stillscape audit --out audit")
+def audit(
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for audit.json, audit.csv and audit.md.")] = None,
+    draws: Annotated[int, typer.Option("--draws", help="Random cases for each bound.")] = 2000,
+    seed: Annotated[int, typer.Option("--seed", help="Of all draws.")] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check the paper statement by statement, everything computed now; exit code 4 if a corrected one fails."""
+    with _outcomes_as_exit_codes():
+        if out is not None and out.exists() and not out.is_dir():
+            raise InputError(f"out is {str(out)!r}, which is a file; give a folder.")
+        with lasting_imports():
+            from stillscape.bounds import audit as statements_of
+
+        with TerminalProgress(quiet) as progress:
+            progress.stage("auditing statements", len(statements_of.CLAIMS))
+            found = statements_of.audit(draws, seed, lambda done, _, __: progress.advance(done))
+        written = _write_audit(found, out, draws, seed) if out is not None else []
+        if as_json:
+            print(statements_of.to_json(found, draws=draws, seed=seed), end="")
+        else:
+            _print_statements(found)
+        for path in written:
+            typer.echo(f"audit: {path}", err=as_json)
+        if not all(statement.corrected_holds for statement in found):
+            raise typer.Exit(FAILED)
+
+
+def _write_audit(found: list[Any], folder: Path, draws: int, seed: int) -> list[Path]:
+    """Write the statements in three forms; figures on the dependence on structure belong here too."""
+    from stillscape.bounds.audit import to_csv, to_json, to_markdown
+
+    texts = {
+        "audit.json": to_json(found, draws=draws, seed=seed),
+        "audit.csv": to_csv(found),
+        "audit.md": to_markdown(found, draws=draws, seed=seed),
+    }
+    for name, text in texts.items():
+        write_whole(folder / name, text.encode("utf-8"))
+    return [folder / name for name in texts]
+
+
+def _print_statements(found: list[Any]) -> None:
+    table = Table("statement", "as printed", "what was found", "corrected", "what it survived", show_lines=True)
+    for s in found:
+        mark = "" if s.corrected_holds else "FAILS: "
+        cells = (
+            f"{s.number}\n{s.where}",
+            f"{s.printed}\n{s.verdict.upper()}",
+            s.evidence,
+            s.corrected,
+            f"{mark}{s.corrected_evidence}\n{s.tightness}".rstrip(),
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    holding = sum(s.corrected_holds for s in found)
+    Console().print(table, f"{holding} of {len(found)} corrected statements hold.", highlight=False)
 
 
 def _run(plan: Any, folder: Path, budget_s: float | None, as_json: bool, quiet: bool) -> None:

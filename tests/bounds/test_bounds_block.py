@@ -9,7 +9,7 @@ from stillscape._errors import AssumptionError, InputError
 from stillscape.bounds import _block_measured
 from stillscape.bounds._block_norms import PARAMETERS, pair_norms
 from stillscape.bounds.block import transformer_block, transformer_block_pairs
-from stillscape.hessian import layer_norm
+from stillscape.hessian import normalization
 from stillscape.hessian.losses import MSE, CrossEntropy, OutputLoss
 from tests.bounds import draws
 
@@ -124,9 +124,9 @@ def test_a_planted_fault_is_found(fault, monkeypatch):
     examples = [case(name, seed, (1, 3, 1, 4), 30, "gelu") for seed in range(3) for name in ("mse", "output")]
     assert not any(violations(*example) for example in examples)
     if fault == "LN slope":
-        monkeypatch.setattr(layer_norm, "slope", halved(layer_norm.slope))
+        monkeypatch.setattr(normalization, "slope", halved(normalization.slope))
     elif fault == "LN curvature":
-        monkeypatch.setattr(layer_norm, "curve", halved(layer_norm.curve))
+        monkeypatch.setattr(normalization, "curve", halved(normalization.curve))
     elif fault == "activation":
         right = _block_measured.pointwise
         monkeypatch.setattr(_block_measured, "pointwise", lambda name: right("linear"))

@@ -7,7 +7,7 @@ import torch
 
 from stillscape import hessian
 from stillscape.hessian import CrossEntropy, OutputLoss, causal_mask, reference
-from stillscape.hessian.layer_norm import LayerNorm
+from stillscape.hessian.normalization import LayerNorm
 from stillscape.hessian.pointwise import pointwise
 from tests.hessian.cases import LAYERS, LOSSES, random_case
 from tests.hessian.oracles import relative_error

@@ -10,7 +10,7 @@ from stillscape.bounds import _attention_losses
 from stillscape.bounds import _attention_norms as norms
 from stillscape.bounds._attention_norms import Layer, spectral
 from stillscape.bounds._block_norms import BlockNorms, Inputs
-from stillscape.hessian import layer_norm
+from stillscape.hessian import normalization
 from stillscape.hessian.losses import CrossEntropy, Loss
 from stillscape.hessian.pointwise import pointwise
 
@@ -26,7 +26,7 @@ class NormalizedRows:
         self.gamma, self.rows = gamma, centered / self.tau
         self.output = gamma * self.rows + beta
         self._units = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
-        self.plain = layer_norm.slope(self._units, self.rows[..., None, :], self.tau[..., None, :])
+        self.plain = normalization.slope(self._units, self.rows[..., None, :], self.tau[..., None, :])
 
     @property
     def slope(self) -> Float[Tensor, "n L m m"]:
@@ -35,12 +35,12 @@ class NormalizedRows:
 
     def pull(self, adjoint: Float[Tensor, "n L m"]) -> Float[Tensor, "n L m"]:
         """Return the adjoint at S."""
-        return layer_norm.slope(adjoint * self.gamma, self.rows, self.tau)
+        return normalization.slope(adjoint * self.gamma, self.rows, self.tau)
 
     def curvature(self, adjoint: Float[Tensor, "n L m"]) -> Float[Tensor, "n L m m"]:
         """Return N, the second derivative of <adjoint, y> in s."""
         scaled = (adjoint * self.gamma)[..., None, :]
-        return layer_norm.curve(scaled, self._units, self.rows[..., None, :], self.tau[..., None, :])
+        return normalization.curve(scaled, self._units, self.rows[..., None, :], self.tau[..., None, :])
 
 
 def smallest_taus(X: Tensor, params: Params, activation: str, eps: float) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,24 @@ def attention_mask(mask: object, X: Tensor) -> Tensor | None:
     return mask.reshape(-1, tokens, tokens)
 
 
+def loss_on(loss: object, samples: int) -> None:
+    """Raise unless `loss` is an object with `expand` and `take`, of as many samples where it says how many."""
+    offers = all(callable(getattr(loss, name, None)) for name in ("expand", "take"))
+    if isinstance(loss, type | Tensor) or not offers:  # a tensor has methods of these names, too
+        got = f"the class {loss.__name__}" if isinstance(loss, type) else f"a {type(loss).__name__}"
+        raise InputError(f"loss is {got}; it must be an MSE, a CrossEntropy or an OutputLoss, made with its data.")
+    for name in ("target", "labels", "gradient"):
+        held = getattr(loss, name, None)
+        if isinstance(held, Tensor) and len(held) != samples:
+            raise InputError(f"{name} has {len(held)} samples and the input {samples}; they must be as many.")
+
+
+def flag(name: str, value: object) -> None:
+    """Raise unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}; it must be True or False.")
+
+
 def known_keys(name: str, given: Mapping[str, object], needed: Collection[str], optional: Collection[str] = ()) -> None:
     """Raise unless the mapping holds every needed key and nothing beyond the optional ones."""
     if not isinstance(given, Mapping):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stillscape._checks import one_of, positive
+from stillscape._checks import at_least, one_of, positive
 from stillscape._errors import InputError
 from stillscape._lanczos import lanczos
 from stillscape.hessian import _arguments
@@ -115,7 +115,7 @@ class ExactHessian:
         self.num_samples, self.num_parameters = samples, self._layout.size
         self._kept: tuple[slice, Linearized] | None = None
         self._sample_bytes: tuple[int, int] | None = None
-        network(slice(0, 1))  # shapes that don't fit are said here, not at the first product
+        Linearized(network(slice(0, 1)))  # what doesn't fit is said here, not at the first product
 
     def dense(self, part: str = "full") -> Float[Tensor, "n P P"]:
         """Return the Hessian of every sample.
@@ -180,8 +180,8 @@ class ExactHessian:
 
     def gradient(self) -> Float[Tensor, "n P"]:
         """Return the gradient of every sample's loss."""
-        parts = [self._assembly(rows, "functional").gradient(self._layout) for rows in self._chunks()]
-        return torch.cat(parts)
+        assemblies = (Assembly(self._at(rows).sweep(), [], merged=False) for rows in self._chunks())
+        return torch.cat([assembly.gradient(self._layout) for assembly in assemblies])
 
     def losses(self) -> Float[Tensor, " n"] | None:
         """Return every sample's loss, or None where only derivatives of it were given."""
@@ -235,7 +235,9 @@ class ExactHessian:
         """
         one_of("part", part, PARTS)
         positive("tol", tol)
-        steps = min(self.num_parameters, max_steps or self.num_parameters)
+        steps = (
+            self.num_parameters if max_steps is None else min(at_least("max_steps", max_steps, 1), self.num_parameters)
+        )
         norms = []
         for rows in self._chunks():
             count = rows.stop - rows.start

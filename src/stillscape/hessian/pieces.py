@@ -9,9 +9,9 @@ from torch import Tensor
 from stillscape._checks import positive
 from stillscape.hessian import _arguments
 from stillscape.hessian.exact import ExactHessian, Network
-from stillscape.hessian.layer_norm import LayerNorm, curve, slope
 from stillscape.hessian.layers import Chain, Elementwise, Linear
 from stillscape.hessian.losses import Loss
+from stillscape.hessian.normalization import LayerNorm, curve, slope
 from stillscape.hessian.pointwise import pointwise
 
 
@@ -142,6 +142,8 @@ def layer_norm(
     params = {name: _arguments.real_tensor(name, value, (S.shape[2],), S) for name, value in params.items()}
     positive("eps", eps, "It keeps LayerNorm away from 1/0.")
 
+    _arguments.loss_on(loss, len(S))
+
     def network(rows: slice) -> Network:
         layer = LayerNorm(params["gamma"], params["beta"], eps, ("gamma", "beta"))
         return Network(S[rows], Chain([layer]), Chain(()), loss.take(rows))
@@ -176,6 +178,8 @@ def feed_forward(
     Y = _arguments.real_tensor("Y", Y, (None, None, None))
     params = _feed_forward_parameters(Y, W_1, b_1, W_2, b_2)
     sigma = pointwise(activation)
+
+    _arguments.loss_on(loss, len(Y))
 
     def network(rows: slice) -> Network:
         first = Linear(params["W_1"], params["b_1"], ("W_1", "b_1"))

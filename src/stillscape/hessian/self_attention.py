@@ -75,6 +75,8 @@ def self_attention(
     X = _arguments.real_tensor("X", X, (None, None, None))
     if not isinstance(biases, Mapping | None):
         raise InputError(f"biases is a {type(biases).__name__}; it must be a dict of tensors, or None.")
+    _arguments.known_keys("biases", biases or {}, (), BIASES)
+    _arguments.loss_on(loss, len(X))
     given = {"W_Q": W_Q, "W_K": W_K, "W_V": W_V, **({} if W_O is None else {"W_O": W_O}), **(biases or {})}
     params = attention_parameters(X, given, heads, "biases")
     masked = _arguments.attention_mask(mask, X)
@@ -128,4 +130,5 @@ def causal_mask(tokens: int) -> Bool[Tensor, "L L"]:
     >>> causal_mask(2).tolist()
     [[True, False], [True, True]]
     """
+    at_least("tokens", tokens, 1)
     return torch.ones(tokens, tokens, dtype=torch.bool).tril()

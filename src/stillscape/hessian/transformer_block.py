@@ -9,9 +9,9 @@ from stillscape._checks import one_of, positive
 from stillscape._errors import InputError
 from stillscape.hessian import _arguments
 from stillscape.hessian.exact import ExactHessian, Network
-from stillscape.hessian.layer_norm import LayerNorm
 from stillscape.hessian.layers import Chain, Elementwise, Layer, Linear, Residual
 from stillscape.hessian.losses import CrossEntropy, Loss
+from stillscape.hessian.normalization import LayerNorm
 from stillscape.hessian.pointwise import pointwise
 from stillscape.hessian.self_attention import BIASES, attention_layers, attention_parameters, rows_of
 
@@ -136,6 +136,8 @@ def transformer_chain(
     Cost: as for one block, and for every block after it L d products of a vector with that block's Hessian.
     """
     X = _arguments.real_tensor("X", X, (None, None, None))
+    _arguments.loss_on(loss, len(X))
+    _arguments.flag("head", head)
     one_of("norm", norm, NORM_PLACES)
     positive("eps", eps, "It keeps LayerNorm away from 1/0.")
     pointwise(activation)
@@ -222,7 +224,7 @@ def _block_parameters(X: Tensor, given: Mapping[str, Tensor], heads: int, number
 
 
 def _listed(blocks: Sequence[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
-    if isinstance(blocks, Mapping) or not isinstance(blocks, Sequence) or not blocks:
+    if isinstance(blocks, Mapping | str) or not isinstance(blocks, Sequence) or not blocks:
         raise InputError(f"blocks is a {type(blocks).__name__}; it must be a list of at least one dict of parameters.")
     return blocks
 

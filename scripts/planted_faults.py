@@ -1,0 +1,299 @@
+"""Plant one fault at a time in a copy of the package, and see that the tests named for it turn red.
+
+    python scripts/planted_faults.py                        # all; a few minutes on one core
+    python scripts/planted_faults.py --list
+    python scripts/planted_faults.py --only "1/k"           # those whose name contains it
+
+The working tree is never touched. First the tests must be green without a fault, else their red would say nothing.
+Exit code 0: every fault was found; 1: one survived; 2: a patch does not apply, or a test could not run.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "src/stillscape"
+GREEN, RED = 0, 1  # exit codes of pytest; any other means that tests did not run
+#: Runs pytest if, and only if, the package that is imported is the copy.
+RUNNER = """
+import sys, pathlib, stillscape, pytest
+root = pathlib.Path(sys.argv[1]).resolve()
+if not pathlib.Path(stillscape.__file__).resolve().is_relative_to(root):
+    print(f"imported {stillscape.__file__}, which is not in {root}")
+    sys.exit(90)
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+OPTIONS = ("-x", "-q", "--no-header", "--tb=line", "--noconftest", "-p", "no:cacheprovider", "-p", "no:randomly")
+
+EXACT = "tests/hessian/test_exact.py"
+SAME = "tests/hessian/test_identities.py"
+LAYER_TESTS = f"{SAME}::test_square_weights[self_attention-mse]"
+BLOCK_TESTS = f"{SAME}::test_square_weights[transformer_block-mse]"
+CHAIN_TESTS = f"{SAME}::test_square_weights[transformer_chain-mse]"
+POOLED_TESTS = f"{SAME}::test_square_weights[transformer_block-mean]"
+PRODUCT_TESTS = f"{SAME}::test_parts_add_up_to_the_whole[transformer_block-0]"
+THEOREM_1 = "tests/bounds/test_bounds_attention.py"
+THEOREM_3 = "tests/bounds/test_bounds_loss_difference.py"
+BLOCK_BOUND = "tests/bounds/test_bounds_block.py"
+CONSTANTS = "tests/bounds/test_bounds_constants.py"
+SAMPLING = "tests/bounds/test_bounds_finite_sample.py"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is planted where, and which tests must find it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+FAULTS = (
+    # ---- parts of the Hessian
+    Fault("functional part dropped", "hessian/exact.py",
+          "self.tail.backward(self.end.gradient)", "self.tail.backward(torch.zeros_like(self.end.gradient))",
+          (LAYER_TESTS,)),
+    Fault("functional part dropped from products", "hessian/exact.py",
+          'curved = part != "outer"', 'curved = part == "functional"', (PRODUCT_TESTS,)),
+    Fault("outer part dropped from products", "hessian/exact.py",
+          'if part == "functional" else self.end.apply(change)', 'if part != "outer" else self.end.apply(change)',
+          (PRODUCT_TESTS,)),
+    Fault("mean not divided by the number of samples", "hessian/exact.py",
+          "1.0 / self.num_samples", "1.0", (LAYER_TESTS,)),
+    # ---- attention
+    Fault("missing 1/sqrt(d_K)", "hessian/attention.py", '(params["W_Q"].shape[1] // heads) ** -0.5', "1.0",
+          (LAYER_TESTS,)),
+    Fault("1/sqrt(heads d_K) for 1/sqrt(d_K)", "hessian/attention.py",
+          '(params["W_Q"].shape[1] // heads) ** -0.5', 'params["W_Q"].shape[1] ** -0.5',
+          (f"{EXACT}::test_every_block_of_every_part",)),
+    Fault("W_K' for W_K in the Jacobian of queries", "hessian/attention.py",
+          "moved = self.W_K.mT @ self.to_mean", "moved = self.W_K @ self.to_mean", (LAYER_TESTS,)),
+    Fault("W_K' for W_K in the curvature of queries", "hessian/attention.py",
+          "self.scale * self.W_K.mT[None, None]", "self.scale * self.W_K[None, None]", (LAYER_TESTS,)),
+    Fault("W_K laid out transposed", "hessian/attention.py",
+          "Member(weight_name, inner, features, start, 1, columns)",
+          "Member(weight_name, inner, features, start, columns, 1)", (LAYER_TESTS,)),
+    Fault("queries for keys: P for P'", "hessian/attention.py",
+          '"K": self.scale * (self.score_adjoint.mT @ self.query)',
+          '"K": self.scale * (self.score_adjoint @ self.query)',
+          (CHAIN_TESTS,)),
+    Fault("values do not move with the scores", "hessian/attention.py",
+          "value = value + moves.attention.mT @ self.adjoint", "value = value + 0.0", (LAYER_TESTS,)),
+    Fault("scores do not move with the values", "hessian/attention.py",
+          "reach = reach + self.adjoint @ moves.value.mT", "reach = reach + 0.0", (LAYER_TESTS,)),
+    Fault("heads in one another's place", "hessian/attention.py",
+          "whole[head * width : (head + 1) * width]", "whole[:width]", (f"{EXACT}::test_every_block_of_every_part",)),
+    # ---- softmax
+    Fault("softmax without its second term", "hessian/row_maps.py",
+          "return self.A * (tangent - (self.A * tangent).sum(-1, keepdim=True))", "return self.A * tangent",
+          (LAYER_TESTS,)),
+    Fault("moment of softmax without the mean", "hessian/row_maps.py",
+          "return _second_powers(self.A, X) - M[..., :, None] * M[..., None, :]",
+          "return _second_powers(self.A, X)", (LAYER_TESTS,)),
+    Fault("second moment of softmax without a cross term", "hessian/row_maps.py",
+          "_second_powers(p, X) - cross - cross.mT", "_second_powers(p, X) - cross", (LAYER_TESTS,)),
+    Fault("third cumulant without its last term", "hessian/row_maps.py",
+          "p * (tangent - mean) - self.A * (p * tangent).sum(-1, keepdim=True)", "p * (tangent - mean)",
+          (LAYER_TESTS,)),
+    Fault("masked scores attended to after all", "hessian/row_maps.py",
+          "hidden = scores.masked_fill(~mask, -torch.inf)", "hidden = scores",
+          (f"{SAME}::test_padding_is_as_if_it_were_not_there[self_attention]",)),
+    # ---- the rest of the block
+    Fault("LayerNorm's Jacobian without its second term", "hessian/normalization.py",
+          "return (centered - unit * (unit * v).mean(-1, keepdim=True)) / tau", "return centered / tau",
+          (BLOCK_TESTS,)),
+    Fault("LayerNorm's curvature without 3/m", "hessian/normalization.py",
+          "level * (moved - unit * along * (3.0 / m))", "level * moved", (BLOCK_TESTS,)),
+    Fault("LayerNorm's curvature with 1/m for 3/m", "hessian/normalization.py",
+          "(3.0 / m)", "(1.0 / m)", (BLOCK_TESTS,)),
+    Fault("variance without eps", "hessian/normalization.py", "keepdim=True) + self.eps).sqrt()",
+          "keepdim=True)).sqrt()", (f"{EXACT}::test_gradient_and_losses[0-transformer_block]",)),
+    Fault("sign of GELU's curvature", "hessian/pointwise.py",
+          "(2.0 - u.square()) * _density(u)", "(u.square() - 2.0) * _density(u)", (BLOCK_TESTS,)),
+    Fault("GELU's slope without u phi(u)", "hessian/pointwise.py", " + u * _density(u)", "",
+          (f"{EXACT}::test_gradient_and_losses[3-transformer_block]", BLOCK_TESTS)),
+    Fault("residual skip forgotten in the forward pass", "hessian/layers.py",
+          "return x + super().forward(x)", "return super().forward(x)", (BLOCK_TESTS,)),
+    Fault("residual skip forgotten by tangents", "hessian/layers.py",
+          "return dx + change, memos", "return change, memos", (BLOCK_TESTS,)),
+    Fault("residual skip forgotten by families", "hessian/layers.py", "sweep.join(start)", "del start",
+          (BLOCK_TESTS,)),
+    Fault("bilinear term of a layer and its input dropped", "hessian/layers.py",
+          "trace.inputs[own] = trace.right", "pass", (BLOCK_TESTS,)),
+    Fault("curvature of the blocks behind dropped", "hessian/exact.py",
+          "dense=self._through_tail(curved=True)", "dense=0.0 * self._through_tail(curved=True)", (CHAIN_TESTS,)),
+    Fault("norm after the last block forgotten", "hessian/transformer_block.py",
+          "(after if after else own).extend(normalize())", "normalize()",
+          (f"{SAME}::test_a_norm_after_the_last_block[cls-1]",)),
+    # ---- losses
+    Fault("adjoint of the pooled loss not scaled by 1/L", "hessian/losses.py",
+          "gradient = weights[:, None] * pull[:, None, :]", "gradient = weights.sign()[:, None] * pull[:, None, :]",
+          (POOLED_TESTS,)),
+    Fault("loss by token not divided by L", "hessian/losses.py",
+          "diagonal=half @ half.mT / tokens", "diagonal=half @ half.mT",
+          (f"{EXACT}::test_finite_differences_of_gradients[self_attention-token]",)),
+    Fault("p p' missing in the Hessian of the cross-entropy", "hessian/losses.py",
+          "(2.0 / mirror.square()", "(0.0 / mirror.square()", (POOLED_TESTS,)),
+    # ---- writing it all out
+    Fault("block below the diagonal not transposed", "hessian/layout.py",
+          "return block.permute(0, 3, 4, 1, 2)", "return block", (LAYER_TESTS,)),
+    Fault("mean below the diagonal not transposed", "hessian/layout.py",
+          "own.triu(1).mT", "own.triu(1)", (LAYER_TESTS,)),
+    Fault("tile below the diagonal not transposed", "hessian/layout.py",
+          "out[:, rows, columns].mT", "out[:, rows, columns]", (f"{SAME}::test_mean_of_more_parameters_than_a_tile",)),
+    # ---- bounds
+    Fault("1/k for 1/(k + 1), one size", "bounds/loss_difference.py",
+          '_checks.at_least("k", int(k), 1) + 1)', '_checks.at_least("k", int(k), 1))',
+          (f"{THEOREM_3}::test_printed_by_hand",)),
+    Fault("1/k for 1/(k + 1), several sizes", "bounds/loss_difference.py",
+          "sizes.astype(np.float64) + 1.0", "sizes.astype(np.float64)",
+          (f"{THEOREM_3}::test_arrays_keep_their_shape_and_scalars_are_floats",)),
+    Fault("1/k for 1/(k + 1) in the inversion", "bounds/loss_difference.py",
+          "if scale / (middle + 1) > epsilon", "if scale / middle > epsilon",
+          (f"{THEOREM_3}::test_inversion_by_hand",)),
+    Fault("gradient term of Theorem 3' dropped", "bounds/loss_difference.py",
+          "float(loss_bound) + float(gradient_bound) * float(radius) + curved", "float(loss_bound) + curved",
+          (f"{THEOREM_3}::test_rigorous_by_hand",)),
+    Fault("sqrt(L) missing in Theorem 1'", "bounds/_attention_norms.py",
+          "j_V = math.sqrt(layer.X.shape[-2]) * row_norm(layer.X)", "j_V = row_norm(layer.X)",
+          (f"{THEOREM_1}::test_every_block_is_bounded",)),
+    Fault("bilinear term missing in Theorem 1'", "bounds/_attention_norms.py",
+          "bend * w_Q * w_K + slope * w_V", "bend * w_Q * w_K", (f"{THEOREM_1}::test_every_block_is_bounded",)),
+    Fault("largest block for the norm of all", "bounds/_attention_norms.py",
+          "return torch.linalg.eigvalsh(N)[..., -1]\n", "return N.amax((-2, -1))\n",
+          (f"{THEOREM_1}::test_tight_examples[0.1]",)),
+    Fault("LayerNorm's curvature missing in the bound of a block", "bounds/_block_measured.py",
+          "curve_V=_largest(N_2)", "curve_V=0.0 * _largest(N_2)",
+          (f"{BLOCK_BOUND}::test_never_exceeded[output-gelu]",)),
+    Fault("law of the mean square with k^2 for k (k + 1)", "bounds/mean_square.py",
+          "float(variance) / sizes / (sizes + 1.0)", "float(variance) / sizes / sizes",
+          ("tests/bounds/test_bounds_mean_square.py::test_law_by_every_sample_of_three_values",)),
+    Fault("gradient term dropped from the local surface", "bounds/local_surface.py",
+          "(level + slope + half_form + rest) / (sizes + 1.0)", "(level + half_form + rest) / (sizes + 1.0)",
+          ("tests/bounds/test_bounds_local_surface.py::test_forecast_is_exact_for_quadratics[0]",)),
+    Fault("1/2 of softmax too small", "bounds/constants.py", "SOFTMAX_JACOBIAN = 0.5", "SOFTMAX_JACOBIAN = 0.45",
+          (f"{CONSTANTS}::test_softmax_jacobian_is_attained",)),
+    Fault("sqrt(6)/9 too small", "bounds/constants.py",
+          "SOFTMAX_SECOND = math.sqrt(6.0) / 9.0", "SOFTMAX_SECOND = 0.2",
+          (f"{CONSTANTS}::test_second_derivative_of_softmax_is_never_exceeded",)),
+    Fault("2/sqrt(3) too small", "bounds/constants.py",
+          "LAYER_NORM_SECOND = 2.0 / math.sqrt(3.0)", "LAYER_NORM_SECOND = 1.0",
+          (f"{CONSTANTS}::test_layer_norm_is_never_exceeded",)),
+    Fault("Hoeffding's range halved", "bounds/finite_sample.py",
+          "np.asarray(loss * np.sqrt(rho", "np.asarray(0.5 * loss * np.sqrt(rho",
+          (f"{SAMPLING}::test_losses_of_two_values_follow_the_hypergeometric_law[hoeffding_serfling]",)),
+    Fault("range term of Bernstein's dropped", "bounds/finite_sample.py",
+          " + _RANGE_FACTOR * log * loss / sizes", "",
+          (f"{SAMPLING}::test_losses_of_two_values_follow_the_hypergeometric_law[bernstein_serfling]",)),
+)  # fmt: skip
+
+
+@contextmanager
+def workspace() -> Iterator[Path]:
+    """Give a copy of the package and its tests in a temporary folder."""
+    skipped = shutil.ignore_patterns("__pycache__", "bundled_vit", "*.safetensors")
+    with tempfile.TemporaryDirectory(prefix="planted-") as name:
+        root = Path(name)
+        for folder in ("src", "tests"):
+            shutil.copytree(ROOT / folder, root / folder, ignore=skipped)
+        shutil.copy(ROOT / "pyproject.toml", root)
+        yield root
+
+
+def patched(fault: Fault, root: Path = ROOT) -> str:
+    """Return the text of the fault's file with the fault in it; the old text must be there exactly once."""
+    text = (root / PACKAGE / fault.file).read_text(encoding="utf-8")
+    count = text.count(fault.old)
+    if count != 1:
+        raise ValueError(f"{fault.name}: {fault.old!r} is {count} times in {fault.file}; it must be there once.")
+    return text.replace(fault.old, fault.new)
+
+
+def run_tests(root: Path, tests: Sequence[str]) -> tuple[int, str]:
+    """Run tests on the package in `root`; return pytest's exit code and the last lines it wrote."""
+    environment = os.environ | {
+        "PYTHONPATH": str(root / "src"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    command = [sys.executable, "-c", RUNNER, str(root), *OPTIONS, *tests]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    if done.returncode not in (GREEN, RED):
+        raise RuntimeError(f"tests did not run (exit {done.returncode}):\n{said[-3000:]}")
+    return done.returncode, said
+
+
+def is_found(fault: Fault, root: Path) -> bool:
+    """Plant the fault in the workspace, run its tests, and take it out again."""
+    target = root / PACKAGE / fault.file
+    clean = target.read_text(encoding="utf-8")
+    target.write_text(patched(fault, root), encoding="utf-8")
+    try:
+        return all(run_tests(root, [test])[0] == RED for test in fault.tests)
+    finally:
+        target.write_text(clean, encoding="utf-8")
+
+
+def are_green(faults: Sequence[Fault], root: Path) -> bool:
+    """Say whether the tests of all faults pass without a fault."""
+    code, said = run_tests(root, sorted({test for fault in faults for test in fault.tests}))
+    if code != GREEN:
+        print(said[-3000:])
+    return code == GREEN
+
+
+def main() -> int:
+    """Plant, run, and print the table; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--only", metavar="NAME", default="", help="only faults whose name contains this")
+    parser.add_argument("--list", action="store_true", help="name the faults and their tests, and run nothing")
+    options = parser.parse_args()
+    chosen = [fault for fault in FAULTS if options.only in fault.name]
+    if not chosen:
+        parser.error(f"no fault is named {options.only!r}; see --list")
+    width = max(len(fault.name) for fault in chosen)
+    if options.list:
+        print("\n".join(f"{fault.name:{width}} | {fault.file} | {', '.join(fault.tests)}" for fault in chosen))
+        return 0
+    try:
+        return _check_all(chosen, width)
+    except (ValueError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _check_all(chosen: Sequence[Fault], width: int) -> int:
+    for fault in chosen:
+        patched(fault)
+    survived = 0
+    with workspace() as root:
+        if not are_green(chosen, root):
+            raise RuntimeError("the tests are red without any fault, so their red says nothing.")
+        print(f"{'fault':{width}} | red? | seconds | tests")
+        for fault in chosen:
+            started = time.perf_counter()
+            found = is_found(fault, root)
+            survived += not found
+            took, answer = time.perf_counter() - started, "yes" if found else "NO"
+            print(f"{fault.name:{width}} | {answer:4} | {took:7.1f} | {', '.join(fault.tests)}", flush=True)
+    print(f"{len(chosen) - survived} of {len(chosen)} faults found.")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
