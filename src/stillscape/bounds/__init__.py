@@ -26,9 +26,17 @@ from stillscape.bounds.minimum import check_minimum, minimum_shift, require_mini
 if TYPE_CHECKING:
     from stillscape.bounds.attention import self_attention
     from stillscape.bounds.block import transformer_block, transformer_block_pairs
+    from stillscape.bounds.heads import multi_head_attention
+    from stillscape.bounds.structure import structure_sweep
 
 #: Bounds on Hessians need torch; curves and verdicts, which use the others, should not wait for it.
-_WITH_TORCH = {"self_attention": "attention", "transformer_block": "block", "transformer_block_pairs": "block"}
+_WITH_TORCH = {
+    "multi_head_attention": "heads",
+    "self_attention": "attention",
+    "structure_sweep": "structure",
+    "transformer_block": "block",
+    "transformer_block_pairs": "block",
+}
 
 __all__ = [
     "check_minimum",
@@ -42,10 +50,12 @@ __all__ = [
     "mean_square_difference",
     "mean_sufficient_size",
     "minimum_shift",
+    "multi_head_attention",
     "quadratic_difference",
     "require_minimum",
     "root_mean_square_size",
     "self_attention",
+    "structure_sweep",
     "sufficient_size",
     "transformer_block",
     "transformer_block_pairs",
