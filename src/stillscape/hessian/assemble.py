@@ -186,12 +186,10 @@ class Assembly:
         if (number, which) not in self._factors:
             f = self.outputs[which][1].factor
             assert f is not None
-            right = self.sweep.trace(number).right
-            if right is None or right.ndim == 3:
-                moved = f if right is None else f * right[:, None]
-            else:
-                moved = (right[:, None] @ f[..., None]).squeeze(-1)
-            whole = torch.einsum("nla,nklr->nkar", self.sweep.families[number].left, moved)
+            right, each = self.sweep.trace(number).right, f.permute(0, 2, 3, 1)  # (n, L, D, K)
+            moved = each if right is None else right[..., None] * each if right.ndim == 3 else right @ each
+            left = self.sweep.families[number].left
+            whole = (left.mT @ moved.flatten(2)).unflatten(2, moved.shape[2:]).permute(0, 3, 1, 2)
             self._factors[number, which] = self._lay(whole)
         return self._factors[number, which]
 

@@ -17,7 +17,7 @@ from stillscape.hessian.layers import Chain
 from stillscape.hessian.layout import Layout, mirror
 from stillscape.hessian.losses import Expansion, Loss, OutputLoss
 
-CHUNK_BYTES = 6 * 2**20  # what a chunk of samples may hold beside the result; more no longer fits a core's cache
+CHUNK_BYTES = 9 * 2**20  # what a chunk of samples may hold beside the result; more no longer fits a core's cache
 MERGED_BYTES = 64 * 2**20  # the same for a mean, where larger products are worth more than the cache
 
 

@@ -57,6 +57,7 @@ class Trace:
     inputs: dict[int, Right] = field(default_factory=dict)
     cores: dict[int, Tensor] = field(default_factory=dict)
     beside: list[Right] = field(default_factory=list)
+    halves: dict[int, Tensor] = field(default_factory=dict)
 
 
 Step = Callable[[Trace], None]
@@ -142,9 +143,10 @@ class Sweep:
         for point, (curvature, outer) in enumerate(self.curvatures):
             wanted = part in ("full", "outer" if outer else "functional")
             if wanted and point in from_a.at_points and point in from_b.at_points:
-                N = curvature[:, tokens]
-                half = times(some(from_a.at_points[point], tokens), N)
-                total = _plus(total, times_transposed(half, some(from_b.at_points[point], tokens)))
+                if point not in from_a.halves:  # R_a N serves every b that a meets
+                    from_a.halves[point] = times(from_a.at_points[point], curvature)
+                half, right = from_a.halves[point][:, tokens], from_b.at_points[point]
+                total = _plus(total, times_transposed(half, some(right, tokens)))
         if part != "outer":
             for term in self._mixed(a, b):
                 total = _plus(total, term[:, tokens])

@@ -10,7 +10,7 @@ from torch import Tensor
 from stillscape.hessian.families import Member
 
 Block = Float[Tensor, "n la ra lb rb"]
-TILE = 512  # rows and columns that are turned at once: two tiles fit a core's cache
+TILE = 192  # rows and columns that are turned at once: two tiles fit a core's cache
 
 
 @dataclass(frozen=True)
