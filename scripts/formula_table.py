@@ -218,6 +218,17 @@ def output_loss(names, share):
     return f"{count * len(names)} outputs", [Check("autodiff", worst, EXACT)]
 
 
+def effective_block(share):
+    """Compare the middle block of a chain with the same block alone, under the effective loss."""
+    count, worst = some(20, share), 0.0
+    for seed in range(count):
+        case = random_case(seed, CHAIN, blocks=3, wrt=1, head=False, activation="gelu")
+        entered, loss = case.closed_form().effective_loss()
+        alone = hessian.transformer_block(entered, case.blocks[1], loss=loss, **case.options)
+        worst = max(worst, relative_error(alone.dense(), case.hessians["full"]))
+    return f"{count} chains", [Check("error", worst, EXACT)]
+
+
 def effective_layer(share):
     """Measure the corollary of Theorem 2': the blocks of W_Q, W_K, W_V from the layer alone, with B_eff."""
     worst, count, names = 0.0, some(10, share), ("W_Q", "W_K", "W_V")
@@ -472,6 +483,22 @@ def ball(share):
     return f"{6 * count} draws", [ratio("norm / bound", torch.cat(ratios))]
 
 
+def heads_bounds(share):
+    """Compare the bound on a layer of two heads and W_O with the exact norm."""
+    count, ratios = some(30, share), []
+    for seed in range(count):
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape, generator=generator):
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        X, W_Q, W_K, W_V, W_O = draw(20, 3, 4), draw(4, 4), draw(4, 4), draw(4, 6), draw(6, 4)
+        given = {"loss": hessian.MSE(draw(20, 3, 4)), "heads": 2, "W_O": W_O}
+        exact = hessian.self_attention(X, W_Q, W_K, W_V, **given).spectral_norm()
+        ratios += (exact / bounds.multi_head_attention(X, W_Q, W_K, W_V, **given)).tolist()
+    return f"{len(ratios)} draws", [ratio("norm / bound", ratios)]
+
+
 def block_bounds(kind, share):
     """Draw blocks; look at the norm of the whole and at all 121 entries."""
     gen, count, ratios, entries = generator(7), some(20, share), [], 0
@@ -691,6 +718,7 @@ TESTS = {
     "losses": "tests/hessian/test_losses.py::test_",
     "attention": "tests/bounds/test_bounds_attention.py::test_",
     "block": "tests/bounds/test_bounds_block.py::test_",
+    "heads": "tests/bounds/test_bounds_heads.py::test_",
     "constants": "tests/bounds/test_bounds_constants.py::test_",
     "sample": "tests/bounds/test_bounds_finite_sample.py::test_",
     "surface": "tests/bounds/test_bounds_local_surface.py::test_",
@@ -748,6 +776,8 @@ def hessian_rows() -> Iterator[Row]:
         named = {"wrt": number, "blocks": count, "count": 10}
         yield row(f"chain of {count}: block {number + 1}", "5.6", h + CHAIN, FORMS, whole, CHAIN, **named)
     yield row("products H v, all layers", "5.6", exact + "matvec", FORMS, every, LAYERS, product_error)
+    test = "exact:what_follows_a_block_is_a_loss_on_its_output"
+    yield row("effective loss of a block in a chain", "5.6", exact + "effective_loss", test, effective_block)
     yield row("block with its head", "5.7", h + BLOCK, FORMS, whole, BLOCK, head=True)
     yield row("head alone", "5.7", h + CHAIN, FORMS, whole, CHAIN, wrt="head", count=10)
 
@@ -776,6 +806,8 @@ def bound_rows() -> Iterator[Row]:
     for kind, name, section in (("a_priori", "1'", "4.2"), ("data", "1''", "4.3"), ("token", "1'''", "4.4")):
         yield row(f"Theorem {name}", section, layer, never, attention_bounds, kind)
     yield row("Theorem 1' on a ball", "4.2", layer, never + "_on_a_ball", ball)
+    test = "heads:never_exceeded_in_2400_draws_of_each_loss"
+    yield row("several heads with W_O", "8", "bounds.heads.multi_head_attention", test, heads_bounds)
     for kind in ("data", "a_priori"):
         function = "bounds.block.transformer_block"
         yield row(f"block bound: {kind}", "5.5", function, "block:never_exceeded", block_bounds, kind)

@@ -77,3 +77,22 @@ def test_a_file_in_the_folders_place_is_said_before_anything_is_computed(tmp_pat
     assert code == 2
     assert "which is a file; give a folder" in err
     assert "auditing" not in err
+
+
+def test_figures_on_structure_are_written_beside_the_statements(tmp_path, monkeypatch):
+    from stillscape.bounds import structure
+
+    whole = structure.structure_sweep
+    monkeypatch.setattr(structure, "AXES", ("d_K", "depth"))
+    monkeypatch.setattr(structure, "structure_sweep", lambda axis, seed: whole(axis, seed=seed, quick=True))
+    code, out, _ = call("audit", "--draws", 20, "--quiet", "--figures", "--out", tmp_path)
+    assert code == 0
+    written = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert written == [f"structure-{axis}.{kind}" for axis in ("d_K", "depth") for kind in ("csv", "pdf", "svg")]
+    assert "structure-depth.svg" in out
+
+
+def test_figures_want_a_folder():
+    code, _, err = call("audit", "--figures")
+    assert code == 2
+    assert "--out FOLDER" in err

@@ -198,11 +198,14 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> Non
         raise typer.Exit(_exit_code(result))
 
 
-@app.command(epilog="Example: stillscape audit --out audit")
+@app.command(epilog="Example: stillscape audit --out audit --figures")
 def audit(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for audit.json, audit.csv and audit.md.")] = None,
     draws: Annotated[int, typer.Option("--draws", help="Random cases for each bound.")] = 2000,
     seed: Annotated[int, typer.Option("--seed", help="Of all draws.")] = 0,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Also draw norms, bounds and k* against the structure (a minute more).")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -210,6 +213,8 @@ def audit(
     with _outcomes_as_exit_codes():
         if out is not None and out.exists() and not out.is_dir():
             raise InputError(f"out is {str(out)!r}, which is a file; give a folder.")
+        if figures and out is None:
+            raise InputError("figures are to be drawn, but out is not given; say where with --out FOLDER.")
         with lasting_imports():
             from stillscape.bounds import audit as statements_of
 
@@ -217,6 +222,8 @@ def audit(
             progress.stage("auditing statements", len(statements_of.CLAIMS))
             found = statements_of.audit(draws, seed, lambda done, _, __: progress.advance(done))
         written = _write_audit(found, out, draws, seed) if out is not None else []
+        if figures and out is not None:
+            written += _write_structure(out, seed, quiet)
         if as_json:
             print(statements_of.to_json(found, draws=draws, seed=seed), end="")
         else:
@@ -228,7 +235,7 @@ def audit(
 
 
 def _write_audit(found: list[Any], folder: Path, draws: int, seed: int) -> list[Path]:
-    """Write the statements in three forms; figures on the dependence on structure belong here too."""
+    """Write the statements in three forms."""
     from stillscape.bounds.audit import to_csv, to_json, to_markdown
 
     texts = {
@@ -239,6 +246,20 @@ def _write_audit(found: list[Any], folder: Path, draws: int, seed: int) -> list[
     for name, text in texts.items():
         write_whole(folder / name, text.encode("utf-8"))
     return [folder / name for name in texts]
+
+
+def _write_structure(folder: Path, seed: int, quiet: bool) -> list[Path]:
+    """Write the figures on the dependence on structure, and the table behind each."""
+    from stillscape.bounds.structure import AXES, structure_sweep
+    from stillscape.report.structure import structure_figures
+
+    sweeps = []
+    with TerminalProgress(quiet) as progress:
+        progress.stage("sweeping over structure", len(AXES))
+        for done, axis in enumerate(AXES, 1):
+            sweeps.append(structure_sweep(axis, seed=seed))
+            progress.advance(done)
+    return structure_figures(sweeps, folder)
 
 
 def _print_statements(found: list[Any]) -> None:
