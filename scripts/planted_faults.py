@@ -81,7 +81,7 @@ FAULTS = (
           '(params["W_Q"].shape[1] // heads) ** -0.5', 'params["W_Q"].shape[1] ** -0.5',
           (f"{EXACT}::test_every_block_of_every_part",)),
     Fault("W_K' for W_K in the Jacobian of queries", "hessian/attention.py",
-          "moved = self.W_K.mT @ self.to_mean", "moved = self.W_K @ self.to_mean", (LAYER_TESTS,)),
+          "moved = (self.to_mean.mT @ self.W_K).mT", "moved = (self.to_mean.mT @ self.W_K.mT).mT", (LAYER_TESTS,)),
     Fault("W_K' for W_K in the curvature of queries", "hessian/attention.py",
           "self.scale * self.W_K.mT[None, None]", "self.scale * self.W_K[None, None]", (LAYER_TESTS,)),
     Fault("W_K laid out transposed", "hessian/attention.py",

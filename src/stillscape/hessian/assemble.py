@@ -250,5 +250,5 @@ def _row_slices(patch: Patch, bytes_per_row: int, upper: bool) -> list[tuple[int
     """Return left entries of a patch in parts; finer where only what lies above the diagonal is needed."""
     first, stop = patch.left.start, patch.left.stop
     step = max(1, SLICE_BYTES // bytes_per_row)
-    step = min(step, max(1, (stop - first) // 6)) if upper else step
+    step = min(step, max(1, (stop - first) // 4)) if upper else step
     return [(i, min(i + step, stop)) for i in range(first, stop, step)]

@@ -219,7 +219,7 @@ class Head:
 
     def begin_query(self, trace: Trace) -> None:
         """Set R = r W_K' C' W_V; the query is the left vector of the keys, and moves one to one."""
-        moved = self.W_K.mT @ self.to_mean
+        moved = (self.to_mean.mT @ self.W_K).mT  # the weight on the right: one product for all tokens
         trace.right = moved @ self.W_V
         trace.inputs[self.key] = None
         trace.inputs[self.value] = moved

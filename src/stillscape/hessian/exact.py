@@ -48,7 +48,9 @@ class Linearized:
         sweep = Sweep(keep=keep)
         self.layers.carry(sweep)
         if not self.tail.layers and self.end.diagonal is not None:
-            sweep.bend(self.end.diagonal, outer=True)
+            B = self.end.diagonal
+            # That of a squared error is one matrix, spread over tokens without memory; so it is kept.
+            sweep.bend(B[:1, :1] if B.stride()[:2] == (0, 0) else B, outer=True)
         return sweep
 
     def outputs(self, part: str) -> list[tuple[str, Expansion]]:

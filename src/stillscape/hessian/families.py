@@ -145,8 +145,9 @@ class Sweep:
             if wanted and point in from_a.at_points and point in from_b.at_points:
                 if point not in from_a.halves:  # R_a N serves every b that a meets
                     from_a.halves[point] = times(from_a.at_points[point], curvature)
-                half, right = from_a.halves[point][:, tokens], from_b.at_points[point]
-                total = _plus(total, times_transposed(half, some(right, tokens)))
+                half, right = some(from_a.halves[point], tokens), some(from_b.at_points[point], tokens)
+                assert half is not None
+                total = _plus(total, times_transposed(half, right))
         if part != "outer":
             for term in self._mixed(a, b):
                 total = _plus(total, term[:, tokens])
@@ -188,7 +189,9 @@ def times(right: Right, N: Tensor) -> Tensor:
     if N.ndim == 3:
         return right * N[..., None, :]
     # The same matrix for all tokens: one large product instead of many small ones.
-    return right @ (N[0, 0] if N.shape[:2] == (1, 1) else N)
+    if N.shape[:2] == (1, 1):
+        return right @ N[0, 0]
+    return (N.mT @ right[0, 0].mT).mT if right.shape[:2] == (1, 1) else right @ N
 
 
 def times_transposed(half: Tensor, right: Right) -> Tensor:
@@ -197,13 +200,17 @@ def times_transposed(half: Tensor, right: Right) -> Tensor:
         return half
     if right.ndim == 3:
         return half * right if half.ndim == 3 else half * right[..., None, :]
-    return half[..., None] * right.mT if half.ndim == 3 else half @ right.mT
+    if half.ndim == 3:
+        return half[..., None] * right.mT
+    return half @ (right[0, 0].mT if right.shape[:2] == (1, 1) else right.mT)
 
 
 def _plus(total: Tensor | None, term: Tensor) -> Tensor:
     """Return the sum as a full matrix, reusing the memory of `total`, which is ours by then."""
-    if term.ndim == 3 and total is not None:
+    if term.ndim == 3 and total is not None and total.shape[:2] == term.shape[:2]:
         total.diagonal(dim1=-2, dim2=-1).add_(term)
         return total
     term = torch.diag_embed(term) if term.ndim == 3 else term
-    return term.clone() if total is None else total.add_(term)
+    if total is None:
+        return term.clone()
+    return total.add_(term) if total.shape[:2] == term.shape[:2] else total + term
