@@ -1,5 +1,6 @@
 """Checks of arguments at the public door: each message names the parameter, the value got, and what is accepted."""
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -55,6 +56,12 @@ def finite_vector(name: str, values: ArrayLike, least: int = 1) -> np.ndarray:
 
 
 def _is_number(value: object) -> bool:
-    return (
-        isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and np.isfinite(value)
-    )
+    """Return whether `value` is one finite number: arrays and tensors of no axes are, truth values and words not."""
+    if isinstance(value, bool | str | bytes) or getattr(value, "ndim", 0) != 0:
+        return False
+    if isinstance(value, int):
+        return True  # whole numbers have no largest, and those beyond any float are finite, too
+    try:
+        return math.isfinite(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
