@@ -7,11 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stillscape.bounds._attention_norms import outer
+from stillscape.hessian.transformer_block import PARAMETERS
 
 Norms = Float[Tensor, " n"]
 
-#: Parameters of the block in the order of the Hessian; a block matrix of bounds has one row for each.
-PARAMETERS = ("W_Q", "W_K", "W_V", "W_1", "b_1", "W_2", "b_2", "gamma_1", "beta_1", "gamma_2", "beta_2")
 # Inside this file parameters stand in the order in which they enter, so that what a stage feeds is a prefix.
 _ENTERING = ("W_Q", "W_K", "W_V", "gamma_1", "beta_1", "W_1", "b_1", "W_2", "b_2", "gamma_2", "beta_2")
 _ATTENTION, _BELOW_FFN, _FIRST, _SECOND, _BELOW_NORM = slice(0, 3), slice(0, 5), slice(5, 7), slice(7, 9), slice(0, 9)

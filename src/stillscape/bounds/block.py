@@ -10,10 +10,11 @@ from torch import Tensor
 from stillscape import _checks
 from stillscape._errors import AssumptionError, InputError
 from stillscape.bounds import _attention_losses, _attention_norms, _block_a_priori, _block_measured
-from stillscape.bounds._block_norms import PARAMETERS, pair_norms
+from stillscape.bounds._block_norms import pair_norms
 from stillscape.hessian import _arguments
 from stillscape.hessian.losses import MSE, CrossEntropy, Loss
 from stillscape.hessian.pointwise import ACTIVATIONS
+from stillscape.hessian.transformer_block import PARAMETERS
 
 KINDS = ("data", "a_priori")
 Params = Mapping[str, Tensor]

@@ -92,13 +92,13 @@ class Assembly:
                     put(place(out, pb, pa), None if piece is None else turned(piece), add)
 
     def _block(self, a: int, b: int, part: str) -> Block | None:
-        """Return the block of families a and b, or None where it is zero."""
+        """Return the block of families a and b for each sample, or None where it is zero."""
         core = self.sweep.core(a, b, part)
         block = None
         if core is not None:
             left_a, left_b = self.sweep.families[a].left, self.sweep.families[b].left
-            core = self._lay(core.expand(*left_a.shape[:2], -1, -1))
-            product = self._lay(_powers(left_a, left_b)).mT @ core.flatten(-2)
+            core = core.expand(*left_a.shape[:2], -1, -1)
+            product = _powers(left_a, left_b).mT @ core.flatten(-2)
             powers = (left_a.shape[-1], left_b.shape[-1])
             block = product.unflatten(-1, core.shape[-2:]).unflatten(1, powers).permute(0, 1, 3, 2, 4)
         for first, second in ((a, b), (b, a)) if part != "outer" and a != b else ():
@@ -106,7 +106,7 @@ class Assembly:
                 fa, fb = self.sweep.families[a], self.sweep.families[b]
                 if block is None:
                     sizes = (fa.left.shape[-1], fa.adjoint.shape[-1], fb.left.shape[-1], fb.adjoint.shape[-1])
-                    block = fa.left.new_zeros(1 if self.merged else len(fa.left), *sizes)
+                    block = fa.left.new_zeros(len(fa.left), *sizes)
                 self._move(block if first == a else turned(block), first, second)
         for which, (of, expansion) in enumerate(self.outputs):
             if part in ("full", of):

@@ -85,12 +85,8 @@ class Attention:
     def tangent_backward(self, da: Tokens, memo: Any, direction: Direction, curved: bool, out: Direction) -> Tokens:
         """Return the change of the adjoint of x."""
         moves, inner = memo
-        parts = self._core_backward(self._split(da), moves, curved)[:3]
-        back = [
-            map_.tangent_backward(self._merge(part), kept, direction, curved, out)
-            for map_, part, kept in zip(self.maps.values(), parts, inner, strict=True)
-        ]
-        return back[0] + back[1] + back[2]
+        *parts, _ = self._core_backward(self._split(da), moves, curved)
+        return self._maps_backward(parts, inner, direction, curved, out)
 
     def carry(self, sweep: Sweep) -> None:
         """Enter the families of every head; carry those that reach the input, such as a LayerNorm before it."""
@@ -117,6 +113,16 @@ class Attention:
             value = value + moves.attention.mT @ self.adjoint
         return self.scale * query, self.scale * key, value, scores
 
+    def _maps_backward(
+        self, parts: list[Heads], memos: list[Any], direction: Direction, curved: bool, out: Direction
+    ) -> Tokens:
+        """Return the change of the adjoint of x from those of queries, keys and values."""
+        query, key, value = (
+            map_.tangent_backward(self._merge(part), kept, direction, curved, out)
+            for map_, part, kept in zip(self.maps.values(), parts, memos, strict=True)
+        )
+        return query + key + value
+
     def _enter_heads(self, sweep: Sweep, own: list[tuple[int, int, int]]) -> None:
         """Enter queries, keys and values of each head; Proposition 1 in terms of left and right (docs/theory, 5.3)."""
         x, weights = self._augmented()
@@ -141,11 +147,7 @@ class Attention:
         dx = right.expand(*self.x.shape[:2], *right.shape[2:]).permute(2, 0, 1, 3)
         change, (moves, inner) = self.tangent(dx, {})
         query, key, value, scores = self._core_backward(torch.zeros_like(self._split(change)), moves, curved=True)
-        pulled = [
-            map_.tangent_backward(self._merge(part), kept, {}, True, {})
-            for map_, part, kept in zip(self.maps.values(), (query, key, value), inner, strict=True)
-        ]
-        twice = right @ _last(pulled[0] + pulled[1] + pulled[2]).mT
+        twice = right @ _last(self._maps_backward([query, key, value], inner, {}, True, {})).mT
         trace.cores[trace.number] = 0.5 * (twice + twice.mT)  # symmetric once summed over tokens; here for each
         trace.right = _last(change)
         x, _ = self._augmented()

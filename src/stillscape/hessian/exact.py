@@ -61,7 +61,7 @@ class Linearized:
         if part != "functional":
             found.append(("outer", self._outer_of_tail()))
         if part != "outer":
-            found.append(("functional", Expansion(None, self.middle, dense=self._through_tail(curved=True))))
+            found.append(("functional", Expansion(None, self.adjoint, dense=self._through_tail(curved=True))))
         return found
 
     def products(self, direction: dict[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -81,8 +81,8 @@ class Linearized:
             directions = self.end.factor.transpose(0, 1)
             _, memo = self.tail.tangent(torch.zeros_like(self.middle).expand(len(directions), *self.middle.shape), {})
             pulled = self.tail.tangent_backward(directions, memo, {}, False, {})
-            return Expansion(None, self.middle, factor=pulled.transpose(0, 1))
-        return Expansion(None, self.middle, dense=self._through_tail(curved=False))
+            return Expansion(None, self.adjoint, factor=pulled.transpose(0, 1))
+        return Expansion(None, self.adjoint, dense=self._through_tail(curved=False))
 
     def _through_tail(self, curved: bool) -> Float[Tensor, "n Lm Lm"]:
         """Return the Hessian in the tail's input: its functional part, or its outer part, a column at a time."""
@@ -201,10 +201,8 @@ class ExactHessian:
         entered, gradients, hessians = [], [], []
         for rows in self._chunks():
             at = self._at(rows)
-            parts = [expansion.matrix() for _, expansion in at.outputs("full")]
-            if not at.tail.layers and at.end.diagonal is not None:
-                parts.append(Expansion(None, at.end.gradient, diagonal=at.end.diagonal).matrix())
-            total = sum(parts[1:], parts[0])
+            ends = [expansion for _, expansion in at.outputs("full")] if at.tail.layers else [at.end]
+            total = torch.stack([expansion.matrix() for expansion in ends]).sum(0)
             entered.append(at.inputs)
             gradients.append(at.adjoint)
             hessians.append(0.5 * (total + total.mT))

@@ -14,6 +14,7 @@ from stillscape.hessian.exact import ExactHessian, Network
 from stillscape.hessian.layers import Chain, Layer, Linear
 from stillscape.hessian.losses import Loss
 
+WEIGHTS = ("W_Q", "W_K", "W_V")
 BIASES = ("b_Q", "b_K", "b_V", "b_O")
 
 
@@ -93,9 +94,9 @@ def attention_parameters(
 ) -> dict[str, Tensor]:
     """Return the attention's parameters in order, checked against X and each other."""
     at_least("heads", heads, 1)
-    _arguments.known_keys(where, given, ("W_Q", "W_K", "W_V"), ("W_O", *BIASES))
+    _arguments.known_keys(where, given, WEIGHTS, ("W_O", *BIASES))
     features = X.shape[2]
-    params = {name: _arguments.real_tensor(name, given[name], (features, None), X) for name in ("W_Q", "W_K", "W_V")}
+    params = {name: _arguments.real_tensor(name, given[name], (features, None), X) for name in WEIGHTS}
     _arguments.real_tensor("W_K", params["W_K"], tuple(params["W_Q"].shape))
     for name, weight in params.items():
         if weight.shape[1] % heads:

@@ -13,11 +13,11 @@ from stillscape.hessian.layers import Chain, Elementwise, Layer, Linear, Residua
 from stillscape.hessian.losses import CrossEntropy, Loss
 from stillscape.hessian.normalization import LayerNorm
 from stillscape.hessian.pointwise import pointwise
-from stillscape.hessian.self_attention import BIASES, attention_layers, attention_parameters, rows_of
+from stillscape.hessian.self_attention import BIASES, WEIGHTS, attention_layers, attention_parameters, rows_of
 
-ATTENTION = ("W_Q", "W_K", "W_V")
 FEED_FORWARD = ("W_1", "b_1", "W_2", "b_2")
 NORMS = ("gamma_1", "beta_1", "gamma_2", "beta_2")
+PARAMETERS = (*WEIGHTS, *FEED_FORWARD, *NORMS)
 HEAD = ("W_h", "b_h")
 NORM_PLACES = ("post", "pre")
 
@@ -208,7 +208,7 @@ def _block_parameters(X: Tensor, given: Mapping[str, Tensor], heads: int, number
     flat = dict(given) if isinstance(given, Mapping) else given
     if isinstance(flat, dict) and isinstance(flat.get("biases"), Mapping):
         flat |= flat.pop("biases")
-    _arguments.known_keys(where, flat, (*ATTENTION, *FEED_FORWARD, *NORMS), ("W_O", *BIASES))
+    _arguments.known_keys(where, flat, PARAMETERS, ("W_O", *BIASES))
     attend = {name: value for name, value in flat.items() if name not in (*FEED_FORWARD, *NORMS)}
     params = attention_parameters(X, attend, heads, where)
     d = X.shape[2]

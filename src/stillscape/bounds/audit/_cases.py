@@ -20,7 +20,6 @@ LOSSES = ("mse", "mean", "cls", "token")
 SIZES = ((2, 1, 1, 1), (3, 2, 1, 3), (4, 3, 2, 2), (2, 2, 1, 2), (5, 2, 3, 2))
 #: The same with d = d_V, as the drafts have it.
 SQUARE_SIZES = ((2, 2, 1, 2), (3, 2, 2, 2), (4, 3, 2, 3), (5, 2, 3, 2))
-BLOCK_PARAMETERS = ("W_Q", "W_K", "W_V", "W_1", "b_1", "W_2", "b_2", "gamma_1", "beta_1", "gamma_2", "beta_2")
 #: (L, d, d_K, d_f)
 BLOCK_SIZES = ((2, 3, 1, 2), (3, 3, 2, 4), (4, 4, 2, 3))
 _LARGEST_LOGIT = 8.0

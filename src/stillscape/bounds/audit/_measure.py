@@ -90,11 +90,6 @@ class Ratios:
         return f"bound/truth: median {self.median:.3g}, best {1.0 / self.largest if self.largest else float('inf'):.6g}"
 
 
-def spectral(matrix: Tensor) -> Tensor:
-    """Return the largest singular value of each matrix."""
-    return torch.linalg.matrix_norm(matrix, ord=2)
-
-
 def share(count: int, total: int) -> str:
     """Say a count out of a total."""
     return f"{count} of {total}"

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from stillscape.bounds import constants
+from stillscape.bounds._attention_norms import spectral
 from stillscape.bounds.audit import _cases
 from stillscape.bounds.audit._cases import Case, attention_case, pieces
 from stillscape.bounds.audit._kronecker import commutation, eye, kron, residual, spreader
-from stillscape.bounds.audit._measure import Errors, Ratios, misfit, spectral
+from stillscape.bounds.audit._measure import Errors, Ratios, misfit
 from stillscape.bounds.audit.derivatives import layers, ordinary
 from stillscape.bounds.audit.statement import Claim, Finding, Setting, judged
 from stillscape.hessian import self_attention

@@ -5,14 +5,16 @@ from torch import Tensor
 from torch.func import jacfwd, vmap
 
 from stillscape.bounds import constants
+from stillscape.bounds._attention_norms import spectral
 from stillscape.bounds.audit import _cases
 from stillscape.bounds.audit._cases import BLOCK_SIZES, Case, block_case, pieces
-from stillscape.bounds.audit._measure import Errors, Ratios, spectral
+from stillscape.bounds.audit._measure import Errors, Ratios
 from stillscape.bounds.audit.statement import Claim, Finding, Setting, judged
 from stillscape.bounds.block import transformer_block as block_bound
 from stillscape.bounds.block import transformer_block_pairs
 from stillscape.hessian import CrossEntropy, OutputLoss, reference, transformer_block
 from stillscape.hessian.normalization import LayerNorm, curve, slope
+from stillscape.hessian.transformer_block import PARAMETERS
 
 EPS = 1e-3
 UPSTREAM = ("W_Q", "W_K", "W_V", "gamma_1", "beta_1")
@@ -83,7 +85,7 @@ def normalization_derivative(setting: Setting) -> Finding:
 
 def chain_rule(setting: Setting) -> Finding:
     """Measure #20 for each parameter, with every factor by automatic differentiation; and J'J in closed form."""
-    off, right = dict[str, float](), set(_cases.BLOCK_PARAMETERS)
+    off, right = dict[str, float](), set(PARAMETERS)
     errors = Errors()
     for size in BLOCK_SIZES:
         case = block_case(setting.generator, size, 2)
@@ -214,7 +216,7 @@ def bound_on_block(setting: Setting) -> Finding:
         N = transformer_block_pairs(case.X, case.shared, loss=case.loss, eps=EPS)
         floor = 1e-12 * truth.norms  # what is left of a block of zeros
         for (a, b), block in pieces(truth.H, case).items():
-            at = _cases.BLOCK_PARAMETERS.index(a), _cases.BLOCK_PARAMETERS.index(b)
+            at = PARAMETERS.index(a), PARAMETERS.index(b)
             single.add((spectral(block) - floor).clamp_min(0.0), N[:, at[0], at[1]])
     return Finding(
         "undefined",

@@ -5,14 +5,14 @@ from torch import Tensor
 from torch.func import jacfwd, vmap
 
 from stillscape.bounds import constants, counterexamples
+from stillscape.bounds._attention_norms import spectral
 from stillscape.bounds.audit import _cases, _kronecker
 from stillscape.bounds.audit._cases import Case, attention_case, pieces
 from stillscape.bounds.audit._kronecker import Layer, commutation, eye, kron
-from stillscape.bounds.audit._measure import Errors, Ratios, misfit, share, size_of, spectral
+from stillscape.bounds.audit._measure import Errors, Ratios, misfit, share, size_of
 from stillscape.bounds.audit.statement import Claim, Finding, Setting, judged
 from stillscape.hessian import self_attention
-
-QKV = ("W_Q", "W_K", "W_V")
+from stillscape.hessian.self_attention import WEIGHTS
 
 
 def ordinary(setting: Setting, part: int, loss: str = "mse", square: bool = False) -> list[Case]:
@@ -221,9 +221,9 @@ def functional_factor(setting: Setting) -> Finding:
     for case in ordinary(setting, 50):
         truth, second = case.truth(), case.second()
         want = pieces(truth.functional, case)
-        for a in QKV:
+        for a in WEIGHTS:
             size = case.shared[a].numel()
-            for b in QKV:
+            for b in WEIGHTS:
                 parts = _block(second, case, a, b)
                 got = [_kronecker.residual(G, size) @ part for G, part in zip(truth.G, parts, strict=True)]
                 errors.add(torch.stack(got), want[a, b], truth.H)

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.func import jacfwd
 
 from stillscape.bounds import _attention_norms, attention, constants, counterexamples
+from stillscape.bounds._attention_norms import spectral
 from stillscape.bounds.audit import _cases
 from stillscape.bounds.audit._cases import Case, Truth, attention_case, pieces
-from stillscape.bounds.audit._measure import Ratios, share, spectral
+from stillscape.bounds.audit._measure import Ratios, share
 from stillscape.bounds.audit.statement import Claim, Finding, Setting, judged
 from stillscape.hessian import MSE, self_attention
 
