@@ -124,14 +124,15 @@ def test_one_vector_for_each_sample():
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_chunks_change_nothing(layer, monkeypatch):
-    from stillscape.hessian import assemble, exact
+    from stillscape.hessian import each_sample, exact, summed
 
     case = random_case(6, layer, n=5, loss="mean")
     whole = case.closed_form()
     dense, mean, norm = whole.dense(), whole.mean(), whole.spectral_norm()
     monkeypatch.setattr(exact, "CHUNK_BYTES", 1)
     monkeypatch.setattr(exact, "MERGED_BYTES", 1)
-    monkeypatch.setattr(assemble, "SLICE_BYTES", 1)
+    monkeypatch.setattr(each_sample, "PANEL_BYTES", 1)
+    monkeypatch.setattr(summed, "SLICE_BYTES", 1)
     parts = case.closed_form()
     torch.testing.assert_close(parts.dense(), dense)
     torch.testing.assert_close(parts.mean(), mean)

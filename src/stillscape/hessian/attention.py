@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stillscape.hessian.families import Family, Member, Step, Sweep, Trace, identity, written_out
+from stillscape.hessian.families import Family, Member, Step, Sweep, Trace, Twin, identity, written_out
 from stillscape.hessian.layers import Direction, Linear, Tokens, with_one, with_zero
 from stillscape.hessian.row_maps import row_map
 
@@ -90,10 +90,10 @@ class Attention:
 
     def carry(self, sweep: Sweep) -> None:
         """Enter the families of every head; carry those that reach the input, such as a LayerNorm before it."""
-        first, count = len(sweep.families), 3 * self.heads if self.trainable else 0
+        first, count = len(sweep.numbers), 3 * self.heads if self.trainable else 0
         own = [(first + i, first + i + 1, first + i + 2) for i in range(0, count, 3)]
         if sweep.families:
-            assert all(family.left.shape[-1] == 1 for family in sweep.families)
+            assert all(family.left.shape[-1] == 1 for family in sweep.families.values())
             sweep.then(lambda trace: self._through(trace, own))
         if self.trainable:
             self._enter_heads(sweep, own)
@@ -129,15 +129,15 @@ class Attention:
         covariance = self.scale * self.rows.moment(x).mT  # r C', (n, h, L, e, e): how m moves with W_K q
         curvature = self.rows.second_moment(self.reach, x)  # T
         mean, pull = self.rows.A @ x[:, None], self.score_adjoint @ x[:, None]  # m and r, (n, h, L, e)
-        for head, (_, key, value) in enumerate(own):
+        for head, (query, key, value) in enumerate(own):
+            twin = Twin(query, weights["Q"][head])
             queries = Family(x, self._query_adjoint(head), self._members("Q", head))
-            keys = Family(self.query[:, head], self.scale * pull[:, head], self._members("K", head))
+            keys = Family(self.query[:, head], self.scale * pull[:, head], self._members("K", head), twin)
             values = Family(mean[:, head], self.adjoint[:, head], self._members("V", head))
-            W_K, W_V = weights["K"][head], weights["V"][head]
-            slot = self._slot(head, W_V.shape[1])
+            slot = self._slot(head, weights["V"][head].shape[1])
             place = None if curvature is None else sweep.curve(curvature[:, head])
-            at = Head(covariance[:, head], W_K, W_V @ slot, self.scale, place, key, value)
-            sweep.enter(queries, at.begin_query)
+            at = Head(covariance[:, head], weights["K"][head], weights["V"][head] @ slot, self.scale, place, key, value)
+            sweep.enter(queries, at.begin_query, onward=key)
             sweep.enter(keys, at.begin_key)
             sweep.enter(values, _first_right(slot))
 
@@ -220,13 +220,9 @@ class Head:
     value: int
 
     def begin_query(self, trace: Trace) -> None:
-        """Set R = r W_K' C' W_V; the query is the left vector of the keys, and moves one to one."""
-        moved = (self.to_mean.mT @ self.W_K).mT  # the weight on the right: one product for all tokens
-        trace.right = moved @ self.W_V
+        """Set R = W_K', with which queries go on as keys; the query is the left vector of those, and moves with it."""
+        trace.right = self.W_K.mT[None, None]
         trace.inputs[self.key] = None
-        trace.inputs[self.value] = moved
-        if self.place is not None:
-            trace.at_points[self.place] = self.scale * self.W_K.mT[None, None]
 
     def begin_key(self, trace: Trace) -> None:
         """Set R = r C' W_V."""

@@ -12,13 +12,16 @@ from stillscape._errors import InputError
 from stillscape._lanczos import lanczos
 from stillscape.hessian import _arguments
 from stillscape.hessian.assemble import PARTS, Assembly
+from stillscape.hessian.each_sample import EachSample
 from stillscape.hessian.families import Right, Sweep, Trace
 from stillscape.hessian.layers import Chain
 from stillscape.hessian.layout import Layout, mirror
 from stillscape.hessian.losses import Expansion, Loss, OutputLoss
+from stillscape.hessian.summed import Summed
 
 CHUNK_BYTES = 9 * 2**20  # what a chunk of samples may hold beside the result; more no longer fits a core's cache
 MERGED_BYTES = 64 * 2**20  # the same for a mean, where larger products are worth more than the cache
+KEPT = 4  # traces that are remembered in a mean
 
 
 @dataclass(frozen=True)
@@ -154,11 +157,10 @@ class ExactHessian:
         """
         one_of("part", part, PARTS)
         out = self._at(slice(0, 1)).middle.new_empty(1, self.num_parameters, self.num_parameters)
+        out.zero_()  # in the order of memory, which the system hands out fastest that way; `zeros` would put it off
         for rows in self._chunks(merged=True):
             at = Linearized(self._network(rows), 1.0 / self.num_samples)
-            Assembly(at.sweep(keep=2), at.outputs(part), merged=True).write_upper(
-                out, self._layout, part, add=rows.start > 0
-            )
+            Summed(at.sweep(keep=KEPT), at.outputs(part), part).add_upper(out, self._layout)
         mirror(out)
         return out[0]
 
@@ -182,7 +184,7 @@ class ExactHessian:
 
     def gradient(self) -> Float[Tensor, "n P"]:
         """Return the gradient of every sample's loss."""
-        assemblies = (Assembly(self._at(rows).sweep(), [], merged=False) for rows in self._chunks())
+        assemblies = (Assembly(self._at(rows).sweep(), [], "full") for rows in self._chunks())
         return torch.cat([assembly.gradient(self._layout) for assembly in assemblies])
 
     def losses(self) -> Float[Tensor, " n"] | None:
@@ -218,7 +220,8 @@ class ExactHessian:
         """
         if self._at(slice(0, 1)).end.factor is None:
             raise InputError('loss has no low-rank Hessian; only CrossEntropy with pool="mean" or "cls" does.')
-        return torch.cat([self._assembly(rows, "outer").factor(self._layout) for rows in self._chunks()])
+        factors = [self._assembly(rows, "outer").factor(self._layout) for rows in self._chunks()]
+        return torch.cat(factors)  # type: ignore[arg-type]
 
     def spectral_norm(self, part: str = "full", tol: float = 1e-7, max_steps: int | None = None) -> Float[Tensor, " n"]:
         """Return the largest magnitude of an eigenvalue, of every sample, by Lanczos on `matvec`.
@@ -253,16 +256,16 @@ class ExactHessian:
         like = self._at(slice(0, 1)).middle
         out = like.new_empty(self.num_samples, rows.size, columns.size)
         for chunk in self._chunks():
-            self._assembly(chunk, part).write(out[chunk], rows, columns, part)
+            self._assembly(chunk, part).write(out[chunk], rows, columns)
         return out
 
     def _products(self, rows: slice, v: Float[Tensor, "n P"], part: str) -> Float[Tensor, "n P"]:
         products = self._at(rows).products(self._layout.split(v), part)
         return self._layout.join(products, len(v))
 
-    def _assembly(self, rows: slice, part: str) -> Assembly:
+    def _assembly(self, rows: slice, part: str) -> EachSample:
         at = self._at(rows)
-        return Assembly(at.sweep(), at.outputs(part), merged=False)
+        return EachSample(at.sweep(), at.outputs(part), part)
 
     def _at(self, rows: slice) -> Linearized:
         """Return the network of some samples at the point; the last one is kept, for products come in rows."""
@@ -278,19 +281,19 @@ class ExactHessian:
 
 
 def _bytes(sweep: Sweep) -> tuple[int, int]:
-    """Return about what one sample holds while a pair of families is written: merged with others, or by itself."""
-    families = sweep.families
+    """Return about what one sample holds beside the result: while samples are summed, or by itself."""
+    families = sweep.families.values()
     sizes = sorted(family.left[0, 0].numel() * family.adjoint[0, 0].numel() for family in families)
-    item = families[0].left.element_size()
+    item = next(iter(families)).left.element_size()
     held = sum(_held(family.left) + _held(family.adjoint) for family in families)
     held += sum(_held(curvature) for curvature, _ in sweep.curvatures)
-    traces = [sum(_held(right) for right in _rights(sweep.trace(number))) for number in range(len(families))]
-    powers = families[0].left.shape[1] * item * sizes[-1]
-    return held + 2 * max(traces) + 2 * powers, held + sum(traces) + 3 * item * sizes[-1] ** 2
+    traces = sorted(sum(_held(right) for right in _rights(sweep.trace(number))) for number in sweep.numbers)
+    return held + sum(traces[-KEPT:]), held + sum(traces) + 3 * item * sizes[-1] ** 2
 
 
 def _rights(trace: Trace) -> list[Right]:
-    return [trace.right, *trace.at_points.values(), *trace.inputs.values(), *trace.cores.values()]
+    named = (trace.at_points, trace.inputs, trace.cores, trace.halves)
+    return [trace.right, *(right for found in named for right in found.values())]
 
 
 def _held(right: Right) -> int:

@@ -44,6 +44,18 @@ class Family:
     left: Float[Tensor, "n L l"]
     adjoint: Float[Tensor, "n L r"]
     members: tuple[Member, ...]
+    twin: "Twin | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Twin:
+    """A family that goes on as this one: its left vector times `matrix` is ours, and its right one, a constant, ours.
+
+    Queries and keys are such: scores depend on W_Q W_K' alone, so both come from second derivatives in that product.
+    """
+
+    number: int
+    matrix: Float[Tensor, "l l2"]
 
 
 @dataclass
@@ -55,7 +67,7 @@ class Trace:
     right: Right = None
     at_points: dict[int, Right] = field(default_factory=dict)
     inputs: dict[int, Right] = field(default_factory=dict)
-    cores: dict[int, Tensor] = field(default_factory=dict)
+    cores: dict[int, Tensor] = field(default_factory=dict)  # a core narrower than its family has zeros at the end
     beside: list[Right] = field(default_factory=list)
     halves: dict[int, Tensor] = field(default_factory=dict)
 
@@ -67,24 +79,46 @@ Step = Callable[[Trace], None]
 class Sweep:
     """The families of a network, and the steps that carry each from its birth to the end.
 
+    What moves a place at which several families have met moves everything behind it, whoever it came from. So families
+    may go on as one: they end there, with the right matrix they have, and what is behind is traced once for all. Such a
+    meeting place has a number as families have, but no left vector.
+
     Attributes:
-        families: in the order in which they are met.
+        families: by number, in the order in which they are met.
         curvatures: N of each place that curves, (n, L, D) if diagonal, else (n, L, D, D), and whether it is outer.
         keep: how many traces are remembered; None: all.
     """
 
-    families: list[Family] = field(default_factory=list)
+    families: dict[int, Family] = field(default_factory=dict)
     curvatures: list[tuple[Tensor, bool]] = field(default_factory=list)
     keep: int | None = None
     _begins: list[tuple[int, Step | None]] = field(default_factory=list)
     _steps: list[Step] = field(default_factory=list)
+    _onward: dict[int, tuple[int, int]] = field(default_factory=dict)  # after which step a number goes on, and as which
     _traces: dict[int, Trace] = field(default_factory=dict)
+    _shared: tuple[tuple, Tensor | None] | None = None
 
-    def enter(self, family: Family, begin: Step | None = None) -> int:
-        """Enter a new family here, and return its number; `begin` sets its first right matrix, else the identity."""
-        self.families.append(family)
-        self._begins.append((len(self._steps), begin))
-        return len(self.families) - 1
+    @property
+    def numbers(self) -> range:
+        """All numbers given so far: families and meeting places."""
+        return range(len(self._begins))
+
+    def enter(self, family: Family, begin: Step | None = None, onward: int | None = None) -> int:
+        """Enter a new family here, and return its number; `begin` sets its first right matrix, else the identity.
+
+        With `onward` it goes on at once as the family of that number, which is to be entered here too.
+        """
+        number = self._number(begin)
+        self.families[number] = family
+        if onward is not None:
+            self._onward[number] = (len(self._steps), onward)
+        return number
+
+    def gather(self) -> None:
+        """Let all that goes on so far go on as one."""
+        meeting = [number for number in self.numbers if number not in self._onward]
+        place = self._number(None)
+        self._onward |= dict.fromkeys(meeting, (len(self._steps), place))
 
     def then(self, step: Step) -> None:
         """Let every family entered so far, and none entered later, take a step."""
@@ -122,7 +156,7 @@ class Sweep:
         self.then(add)
 
     def trace(self, number: int) -> Trace:
-        """Return the family carried to the end."""
+        """Return what becomes of a number, up to where it goes on as another."""
         found = self._traces.pop(number, None)
         if found is None:
             if self.keep is not None and len(self._traces) >= self.keep:
@@ -131,31 +165,105 @@ class Sweep:
             found = Trace(number, born)
             if begin is not None:
                 begin(found)
-            for step in self._steps[born:]:
+            until, _ = self._onward.get(number, (len(self._steps), None))
+            for step in self._steps[born:until]:
                 step(found)
         self._traces[number] = found
         return found
 
     def core(self, a: int, b: int, part: str, tokens: slice = slice(None)) -> Float[Tensor, "n L ra rb"] | None:
         """Return the sum over places of R_a N R_b' for each token (of some of them), or None where there is nothing."""
-        total: Tensor | None = None
-        from_a, from_b = self.trace(a), self.trace(b)
+        bent = self._bent(a, b, part, tokens)
+        mixed = None if part == "outer" else self._mixed(a, b, tokens)
+        total = _sum([term for term in (mixed, bent) if term is not None])
+        return torch.diag_embed(total) if total is not None and total.ndim == 3 else total
+
+    def has_move(self, a: int, b: int) -> bool:
+        """Return whether the left vector of b moves with a."""
+        return self._mover(a, b) is not None
+
+    def move(self, a: int, b: int, tokens: slice = slice(None)) -> Right:
+        """Return how the left vector of b moves with a: its l entries, but for the 1 of a bias, to r of a."""
+        mover = self._mover(a, b)
+        assert mover is not None
+        found = some(self.trace(mover).inputs[b], tokens)
+        for number in self._way(a, mover):
+            found = after(some(self.trace(number).right, tokens), found)
+        return found
+
+    def end(self, number: int) -> Right:
+        """Return the right matrix at the end."""
+        *before, last = self._way(number)
+        found = self.trace(last).right
+        for earlier in reversed(before):
+            found = after(self.trace(earlier).right, found)
+        return found
+
+    def pull(self, number: int, directions: Float[Tensor, "n L D K"]) -> Float[Tensor, "n L r K"]:
+        """Return the right matrix at the end times some directions of the output."""
+        for passed in reversed(self._way(number)):
+            right = self.trace(passed).right
+            directions = directions if right is None else times(right, directions)
+        return directions
+
+    def _number(self, begin: Step | None) -> int:
+        self._begins.append((len(self._steps), begin))
+        return len(self._begins) - 1
+
+    def _way(self, number: int, until: int | None = None) -> list[int]:
+        """Return the numbers under which one goes on, itself first; with `until`, the last first, without that."""
+        way = [number]
+        while way[-1] != until and way[-1] in self._onward:
+            way.append(self._onward[way[-1]][1])
+        return way if until is None else way[-2::-1]
+
+    def _mover(self, a: int, b: int) -> int | None:
+        """Return under which number a moves the left vector of b, if it does."""
+        return next((number for number in self._way(a) if b in self.trace(number).inputs), None)
+
+    def _bent(self, a: int, b: int, part: str, tokens: slice) -> Tensor | None:
+        """Return what places curve; whichever of the two goes on first, what is behind is that of its successor."""
+        key = (a, b, part, tokens.start, tokens.stop)
+        if self._shared is not None and self._shared[0] == key:
+            return self._shared[1]
+        terms = self._at_places(a, b, part, tokens)
+        leaves = {number: self._onward[number] for number in (a, b) if number in self._onward}
+        if leaves:
+            first = min(leaves, key=lambda number: leaves[number][0])
+            behind = self._bent(leaves[first][1], b if first == a else a, part, tokens)
+            if behind is not None:
+                right = self.trace(first).right
+                moved = behind.clone() if right is None else times(some(right, tokens), behind)
+                terms.append(moved if first == a else _turned(moved))
+        total = _sum(terms)
+        if a not in self.families and not leaves:  # a meeting place against one family serves all that met there
+            self._shared = (key, total)
+        return total
+
+    def _at_places(self, a: int, b: int, part: str, tokens: slice) -> list[Tensor]:
+        """Return R_a N R_b' of every place that both meet under these numbers."""
+        from_a, from_b, terms = self.trace(a), self.trace(b), []
         for point, (curvature, outer) in enumerate(self.curvatures):
             wanted = part in ("full", "outer" if outer else "functional")
             if wanted and point in from_a.at_points and point in from_b.at_points:
                 if point not in from_a.halves:  # R_a N serves every b that a meets
                     from_a.halves[point] = times(from_a.at_points[point], curvature)
-                half, right = some(from_a.halves[point], tokens), some(from_b.at_points[point], tokens)
+                half = some(from_a.halves[point], tokens)
                 assert half is not None
-                total = _plus(total, times_transposed(half, right))
-        if part != "outer":
-            for term in self._mixed(a, b):
-                total = _plus(total, term[:, tokens])
-        return total
+                term = times_transposed(half, some(from_b.at_points[point], tokens))
+                terms.append(term.clone() if term is half else term)
+        return terms
 
-    def _mixed(self, a: int, b: int) -> list[Tensor]:
-        found = [self.trace(a).cores[b]] if b in self.trace(a).cores else []
-        return found + ([self.trace(b).cores[a].mT] if a != b and a in self.trace(b).cores else [])
+    def _mixed(self, a: int, b: int, tokens: slice) -> Tensor | None:
+        """Return what a and b bend together, in a layer of which b are the parameters."""
+        found = None
+        for number in reversed(self._way(a)):
+            if b in self.trace(number).cores:
+                found = self.trace(number).cores[b][:, tokens]
+            elif found is not None:
+                found = times(some(self.trace(number).right, tokens), found)
+        width = self.families[b].adjoint.shape[-1] if b in self.families else 0
+        return found if found is None else torch.nn.functional.pad(found, (0, width - found.shape[-1]))
 
 
 def identity(like: Float[Tensor, "... r"]) -> Float[Tensor, "1 1 r r"]:
@@ -205,12 +313,22 @@ def times_transposed(half: Tensor, right: Right) -> Tensor:
     return half @ (right[0, 0].mT if right.shape[:2] == (1, 1) else right.mT)
 
 
-def _plus(total: Tensor | None, term: Tensor) -> Tensor:
-    """Return the sum as a full matrix, reusing the memory of `total`, which is ours by then."""
-    if term.ndim == 3 and total is not None and total.shape[:2] == term.shape[:2]:
-        total.diagonal(dim1=-2, dim2=-1).add_(term)
-        return total
-    term = torch.diag_embed(term) if term.ndim == 3 else term
-    if total is None:
-        return term.clone()
-    return total.add_(term) if total.shape[:2] == term.shape[:2] else total + term
+def after(right: Right, found: Right) -> Right:
+    """Return the product of two right matrices, the first that of the way before."""
+    return right if found is None else times(right, found)
+
+
+def _turned(core: Tensor) -> Tensor:
+    return core if core.ndim == 3 else core.mT
+
+
+def _sum(terms: list[Tensor]) -> Tensor | None:
+    """Return the sum, in the memory of one of the terms; diagonal only if all are."""
+    # Full matrices first: a diagonal one is then added in place, and never written out.
+    total, *rest = sorted(terms, key=lambda term: (term.ndim == 3, term.shape[:2] == (1, 1))) or [None]
+    for term in rest:
+        if total.shape[:2] == (1, 1) != term.shape[:2]:
+            total = total.expand(*term.shape[:2], *total.shape[2:]).clone()
+        target = total if term.ndim == total.ndim else total.diagonal(dim1=-2, dim2=-1)
+        target.add_(term)
+    return total

@@ -107,6 +107,17 @@ class Residual(Chain):
         sweep.join(start)
 
 
+class Gather(Chain):
+    """The identity, at a place where families are better traced on as one."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    def carry(self, sweep: Sweep) -> None:
+        """Let the families that are there go on as one."""
+        sweep.gather()
+
+
 class Linear:
     """y = x W + b; frozen unless it has names."""
 
@@ -142,7 +153,7 @@ class Linear:
 
     def carry(self, sweep: Sweep) -> None:
         """Multiply every right matrix by W; enter this layer's own family, its left vector (x, 1)."""
-        own = len(sweep.families) if self.names is not None else None
+        own = len(sweep.numbers) if self.names is not None else None
 
         def through(trace: Trace) -> None:
             if own is not None:

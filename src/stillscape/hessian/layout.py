@@ -76,9 +76,34 @@ class Patch:
         """How many left and right entries."""
         return self.left.stop - self.left.start, self.right.stop - self.right.start
 
-    def some(self, first: int, stop: int) -> "Patch":
+    @property
+    def is_dense(self) -> bool:
+        """Whether no place between the first and the last is left out."""
+        left, right = self.sizes
+        return left * right == self.stop - self.start
+
+    def along(self, first: int, stop: int) -> "Patch":
         """Return the part with left entries first..stop of the family."""
         return replace(self, left=slice(first, stop), start=self.start + (first - self.left.start) * self.stride_left)
+
+    def across(self, first: int, stop: int) -> "Patch":
+        """Return the part with right entries first..stop of the family."""
+        return replace(
+            self, right=slice(first, stop), start=self.start + (first - self.right.start) * self.stride_right
+        )
+
+    def rows(self, out: Float[Tensor, "n P Q"], first: int, stop: int) -> Float[Tensor, "n l columns"]:
+        """Return columns first..stop of the rows of a single right entry, as a view."""
+        sample, row, column = out.stride()
+        begin = out.storage_offset() + self.start * row + first * column
+        return out.as_strided((len(out), self.sizes[0], stop - first), (sample, self.stride_left * row, column), begin)
+
+    def wide(self, out: Float[Tensor, "n P Q"]) -> Float[Tensor, "n l rQ"]:
+        """Return all columns of all rows as a view, those of one left entry end to end; for stride_right 1."""
+        left, right = self.sizes
+        begin = out.storage_offset() + self.start * out.stride(1)
+        size = (len(out), left, right * out.shape[2])
+        return out.as_strided(size, (out.stride(0), self.stride_left * out.stride(1), 1), begin)
 
     def joined(self, other: "Patch") -> "Patch | None":
         """Return both as one if `other` continues this one to the left or to the right, else None."""
@@ -98,6 +123,58 @@ class Patch:
         return alike and other.start == self.start + self.sizes[axis] * steps[axis]
 
 
+@dataclass(frozen=True)
+class Run:
+    """Places from start to stop in which patches of families lie; `tight` if they fill it."""
+
+    start: int
+    stop: int
+    patches: tuple[tuple[int, Patch], ...]
+    tight: bool
+
+    @property
+    def width(self) -> int:
+        """How many places."""
+        return self.stop - self.start
+
+    def view(self, panel: Float[Tensor, "n L r width"], patch: Patch) -> Float[Tensor, "n L r l r2"]:
+        """Return the entries of one of the patches within a panel of the run."""
+        begin = panel.storage_offset() + patch.start - self.start
+        strides = (*panel.stride()[:3], patch.stride_left, patch.stride_right)
+        return panel.as_strided((*panel.shape[:3], *patch.sizes), strides, begin)
+
+
+def runs(patches: Sequence[tuple[int, Patch]]) -> list[Run]:
+    """Return patches of families, by number, as few runs, each tight if that can be.
+
+    >>> def rows(first, stop, width, step):
+    ...     return Patch(slice(first, stop), slice(0, width), first * step, step, 1)
+    >>> [(run.start, run.stop, run.tight) for run in runs([(0, rows(0, 2, 2, 2)), (1, rows(2, 4, 2, 2))])]
+    [(0, 8, True)]
+    >>> [(run.start, run.stop, run.tight) for run in runs([(0, rows(0, 2, 1, 2))])]  # every other column is another's
+    [(0, 3, False)]
+    """
+    found: list[Run] = []
+    for number, patch in sorted(patches, key=lambda item: item[1].start):
+        if found and patch.start < found[-1].stop:  # woven into one another, as the heads of a weight are
+            start, stop = found[-1].start, max(found[-1].stop, patch.stop)
+            inside = (*found[-1].patches, (number, patch))
+            found[-1] = Run(start, stop, inside, sum(p.sizes[0] * p.sizes[1] for _, p in inside) == stop - start)
+        else:
+            found.append(Run(patch.start, patch.stop, ((number, patch),), patch.is_dense))
+    joined: list[Run] = []
+    for run in found:
+        if joined and joined[-1].tight and run.tight and joined[-1].stop == run.start:
+            run = Run(joined[-1].start, run.stop, (*joined.pop().patches, *run.patches), True)
+        joined.append(run)
+    return joined
+
+
+def shifted(entries: slice, within: slice) -> slice:
+    """Return entries counted from where `within` begins."""
+    return slice(entries.start - within.start, entries.stop - within.start)
+
+
 def place(out: Float[Tensor, "n P Q"], a: Patch, b: Patch) -> Block:
     """Return the entries of two patches within `out` as a view of five axes."""
     row, column = out.stride()[1:]
@@ -109,14 +186,6 @@ def place(out: Float[Tensor, "n P Q"], a: Patch, b: Patch) -> Block:
 def above(a: Patch, b: Patch) -> bool:
     """Return whether anything of the block (a, b) lies on or above the diagonal of a matrix that has both."""
     return a.start < b.stop
-
-
-def put(target: Tensor, piece: Tensor | None, add: bool) -> None:
-    """Write `piece` (None: zeros) into a view, or add it there."""
-    if piece is not None:
-        target.add_(piece) if add else target.copy_(piece)
-    elif not add:
-        target.zero_()
 
 
 def turned(block: Block) -> Block:

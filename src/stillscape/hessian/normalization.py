@@ -67,14 +67,14 @@ class LayerNorm:
         # A right matrix has rows of its own for each token, hence the axis more.
         unit, tau = self.unit[..., None, :], self.tau[..., None, :]
         m = self.unit.shape[-1]
-        if sweep.families:
+        if sweep.numbers:
             sweep.bend(curve((self.gamma * self.adjoint)[..., None, :], identity(self.unit), unit, tau))
-        own = len(sweep.families) if self.names is not None else None
+        own = len(sweep.numbers) if self.names is not None else None
 
         def through(trace: Trace) -> None:
             moved = slope(written_out(trace.right, m, self.unit), unit, tau)
             if own is not None:
-                trace.cores[own] = torch.nn.functional.pad(moved * self.adjoint[..., None, :], (0, m))
+                trace.cores[own] = moved * self.adjoint[..., None, :]  # with gamma; with beta nothing bends
             trace.right = moved * self.gamma
 
         sweep.then(through)

@@ -9,7 +9,7 @@ from stillscape._checks import one_of, positive
 from stillscape._errors import InputError
 from stillscape.hessian import _arguments
 from stillscape.hessian.exact import ExactHessian, Network
-from stillscape.hessian.layers import Chain, Elementwise, Layer, Linear, Residual
+from stillscape.hessian.layers import Chain, Elementwise, Gather, Layer, Linear, Residual
 from stillscape.hessian.losses import CrossEntropy, Loss
 from stillscape.hessian.normalization import LayerNorm
 from stillscape.hessian.pointwise import pointwise
@@ -199,8 +199,10 @@ def _block_layers(
         Linear(params["W_2"], params["b_2"], names("W_2", "b_2")),
     ]
     if norm == "post":
-        return [Residual(attend), normalize[0], Residual(feed_forward), normalize[1]]
-    return [Residual([normalize[0], *attend]), Residual([normalize[1], *feed_forward])]
+        first, second = [Residual(attend), normalize[0]], [Residual(feed_forward), normalize[1]]
+    else:
+        first, second = [Residual([normalize[0], *attend])], [Residual([normalize[1], *feed_forward])]
+    return [*first, *([Gather()] if trainable else []), *second]
 
 
 def _block_parameters(X: Tensor, given: Mapping[str, Tensor], heads: int, number: int) -> dict[str, Tensor]:

@@ -1,0 +1,181 @@
+"""The Hessian summed over many samples, without that of any single one.
+
+Samples are laid end to end as if they were tokens of one: the sum over tokens is then the sum over samples too. Each
+pair of families is one large product of all left_a (x) left_b with all cores, a few rows at a time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stillscape.hessian.assemble import Assembly
+from stillscape.hessian.layout import Layout, Patch, above, place, shifted, turned
+
+SLICE_BYTES = 16 * 2**20  # what a product may hold on its way into the sum
+
+Tokens = Float[Tensor, "n L c"]
+Block = Float[Tensor, "la ra lb rb"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A family seen from another: its left vector is that of the other times a matrix, or its right matrix is."""
+
+    number: int
+    left: Float[Tensor, "l l2"] | None = None
+    right: Float[Tensor, "r2 r"] | None = None
+
+    def of(self, block: Block, axis: int, rows: slice = slice(None)) -> Block:
+        """Return the block for this family in place of the other, whose left index is `axis` (some of it: `rows`)."""
+        if self.left is not None:
+            return torch.tensordot(self.left[rows].mT, block, dims=([1], [axis])).movedim(0, axis)
+        if self.right is not None:
+            return torch.tensordot(self.right, block, dims=([1], [axis + 1])).movedim(0, axis + 1)
+        return block
+
+
+class Summed(Assembly):
+    """Second derivatives of a chunk of samples, summed."""
+
+    def add_upper(self, out: Float[Tensor, "1 P P"], layout: Layout) -> None:
+        """Add what is on and above the diagonal, and some of what is below it; see `layout.mirror`."""
+        keys = self._keys()
+        for b in self.families:
+            for a in (number for number in self.families if number <= b):
+                if a not in keys:
+                    self._add_curved(out, layout, a, b)
+                if self.moves(a, b) and keys.get(a, b) == b:
+                    self._add_moved(out, layout, a, b)
+                coupled = self.coupled(a, b)
+                if coupled is not None:
+                    product = _end_to_end(self.families[a].left).mT @ _end_to_end(coupled).flatten(1)
+                    self._add(out, layout, (a, 0), (b, 0), product.unflatten(-1, coupled.shape[2:]))
+        factor = self.factor(layout)
+        if factor is not None:
+            _rank_update(out[0], factor.flatten(0, 1))
+
+    def _keys(self) -> dict[int, int]:
+        """Return the families that are had from another's second derivatives for less work than by themselves."""
+        twins = {number: family.twin for number, family in self.families.items() if family.twin is not None}
+        return {twin.number: key for key, twin in twins.items() if twin.matrix.shape[0] < 2 * twin.matrix.shape[1]}
+
+    def _images(self, number: int) -> tuple[Tokens, list[Image]]:
+        """Return a left vector, and the families to be had from products with it and the right matrix here."""
+        family = self.families[number]
+        if family.twin is None or family.twin.number not in self._keys():
+            return family.left, [Image(number)]
+        right = self.sweep.trace(family.twin.number).right
+        assert isinstance(right, Tensor)
+        images = [Image(family.twin.number, right=right[0, 0]), Image(number, left=family.twin.matrix)]
+        return self.families[family.twin.number].left, images
+
+    def _add_curved(self, out: Tensor, layout: Layout, a: int, b: int) -> None:
+        """Add sum_i (left_a left_b') (x) core_i."""
+        left_a, from_a = self._images(a)
+        left_b, from_b = self._images(b) if a == b else (self.families[b].left, [Image(b)])
+        # Rows of a matrix that acts from the left lie one below the other, so the upper half of them will do.
+        own = layout.patches(self.families[a].members)
+        upper = a == b and len(from_a) == 1 and len(own) == 1 and own[0].stride_left > own[0].stride_right
+        for tokens in self._token_slices(a, b):
+            core = self.core(a, b, tokens)
+            if core is None:
+                return
+            for rows in _slices(left_a.shape[-1], left_b.shape[-1] * core[0, 0].numel(), core, 4 if upper else 1):
+                since = rows.start if upper else 0
+                product = self._product(left_a[:, tokens, rows], left_b[:, tokens, since:], core)
+                for one in from_a:
+                    seen = one.of(product, 0, rows)
+                    for other in (image for image in from_b if one.number <= image.number):
+                        start = rows.start if one.left is None else 0
+                        self._add(out, layout, (one.number, start), (other.number, since), other.of(seen, 2))
+
+    def _product(self, x: Tokens, y: Tokens, core: Float[Tensor, "#n #L ra rb"]) -> Block:
+        """Return sum_i (x y') (x) core_i."""
+        if core.shape[:2] == (1, 1):
+            powers = _end_to_end(x).mT @ _end_to_end(y)
+            return powers[:, None, :, None] * core[0, 0, None, :, None, :]
+        sizes = (x.shape[-1], y.shape[-1])
+        powers = self.buffer("powers", x, *x.shape[:2], *sizes)
+        torch.mul(x[..., :, None], y[..., None, :], out=powers)
+        cores = _end_to_end(core.expand(*x.shape[:2], -1, -1)).flatten(1)
+        product = self.buffer("product", x, sizes[0] * sizes[1], cores.shape[1])
+        torch.mm(powers.view(len(cores), -1).mT, cores, out=product)
+        return product.view(*sizes, *core.shape[2:]).transpose(1, 2)
+
+    def _add_moved(self, out: Tensor, layout: Layout, a: int, b: int) -> None:
+        """Add sum_i left_a (x) X_ab (x) adjoint_b."""
+        X, adjoint = self.sweep.move(a, b), self.families[b].adjoint
+        X = torch.ones_like(self.families[a].adjoint) if X is None else X
+        left, images = self._images(a) if X.ndim == 4 else (self.families[a].left, [])
+        moves = _end_to_end(X.expand(*left.shape[:2], *X.shape[2:]))
+        for rows in _slices(left.shape[-1], adjoint.shape[-1] * moves[0].numel(), moves):
+            powers = _end_to_end((left[..., rows, None] * adjoint[..., None, :]).flatten(2))
+            product = (powers.mT @ moves.flatten(1)).unflatten(0, (-1, adjoint.shape[-1]))
+            if not images:
+                self._add_diagonal(out, layout, (a, rows.start), b, product.mT)
+                continue
+            product = product.unflatten(-1, moves.shape[1:]).permute(0, 2, 3, 1)
+            for one in images:
+                start = rows.start if one.left is None else 0
+                self._add(out, layout, (one.number, start), (b, 0), one.of(product, 0, rows))
+
+    def _add(self, out: Tensor, layout: Layout, a: tuple[int, int], b: tuple[int, int], block: Block) -> None:
+        """Add a block of two families, whose left entries count from those named, where it is above the diagonal."""
+        rows, columns = slice(a[1], a[1] + block.shape[0]), slice(b[1], b[1] + block.shape[2])
+        for pa in self._within(layout, a[0], rows):
+            for pb in self._within(layout, b[0], columns):
+                piece = block[None, shifted(pa.left, rows), pa.right, shifted(pb.left, columns), pb.right]
+                if above(pa, pb):
+                    place(out, pa, pb).add_(piece)
+                if a[0] != b[0] and above(pb, pa):
+                    place(out, pb, pa).add_(turned(piece))
+
+    def _add_diagonal(
+        self, out: Tensor, layout: Layout, a: tuple[int, int], b: int, entries: Float[Tensor, "la r rb"]
+    ) -> None:
+        """Add a block that has only entries (l, r; l' = r, r')."""
+        rows = slice(a[1], a[1] + len(entries))
+        for pa in self._within(layout, a[0], rows):
+            for pb in self._within(layout, b, slice(0, entries.shape[1])):
+                meet = slice(max(pa.right.start, pb.left.start), min(pa.right.stop, pb.left.stop))
+                if meet.start < meet.stop:
+                    one, other = pa.across(meet.start, meet.stop), pb.along(meet.start, meet.stop)
+                    piece = entries[None, shifted(pa.left, rows), meet, pb.right].transpose(2, 3)
+                    if above(one, other):
+                        place(out, one, other).diagonal(dim1=2, dim2=3).add_(piece)
+                    if above(other, one):
+                        turned(place(out, other, one)).diagonal(dim1=2, dim2=3).add_(piece)
+
+    def _within(self, layout: Layout, number: int, left: slice) -> Iterator[Patch]:
+        """Yield what of a family's patches has left entries in a range."""
+        for patch in layout.patches(self.families[number].members):
+            first, stop = max(left.start, patch.left.start), min(left.stop, patch.left.stop)
+            if first < stop:
+                yield patch.along(first, stop)
+
+    def _token_slices(self, a: int, b: int) -> list[slice]:
+        """Return the tokens in parts, few enough that the cores of one part are small beside the result."""
+        n, tokens = self.families[a].left.shape[:2]
+        width = self.families[a].adjoint.shape[-1] * self.families[b].adjoint.shape[-1]
+        return _slices(tokens, n * width, self.families[a].left)
+
+
+def _rank_update(out: Float[Tensor, "P P"], F: Float[Tensor, "K P"]) -> None:
+    """Add F'F to everything on and above the diagonal, in place, a panel of rows at a time."""
+    step = max(256, out.shape[0] // 16)
+    for i in range(0, out.shape[0], step):
+        out[i : i + step, i:].addmm_(F[:, i : i + step].mT, F[:, i:])
+
+
+def _end_to_end(x: Float[Tensor, "n L ..."]) -> Tensor:
+    """Return all tokens of all samples along one axis."""
+    return x.flatten(0, 1)
+
+
+def _slices(count: int, entries: int, like: Tensor, parts: int = 1) -> list[slice]:
+    """Return a range in parts, at least so many, each with so few of `entries` that they stay within SLICE_BYTES."""
+    step = max(1, min(SLICE_BYTES // (entries * like.element_size()), -(-count // parts)))
+    return [slice(i, min(i + step, count)) for i in range(0, count, step)]
