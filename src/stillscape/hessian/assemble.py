@@ -7,6 +7,7 @@ from torch import Tensor
 from stillscape.hessian.families import Sweep, written_out
 from stillscape.hessian.layout import Layout, Patch, place
 from stillscape.hessian.losses import Expansion
+from stillscape.hessian.memory import Buffers
 
 PARTS = ("full", "outer", "functional")
 
@@ -18,16 +19,19 @@ class Assembly:
         sweep: the families and what curves at each token.
         outputs: (part, what curves at the output beyond single tokens).
         part: one of `PARTS`.
+        buffers: those of the chunk before, if there was one.
     """
 
-    def __init__(self, sweep: Sweep, outputs: list[tuple[str, Expansion]], part: str) -> None:
+    def __init__(
+        self, sweep: Sweep, outputs: list[tuple[str, Expansion]], part: str, buffers: Buffers | None = None
+    ) -> None:
         self.sweep, self.part, self.families = sweep, part, sweep.families
+        self.buffers = Buffers() if buffers is None else buffers
         wanted = [expansion for of, expansion in outputs if part in ("full", of)]
         factors = [expansion.factor for expansion in wanted if expansion.factor is not None]
         self.directions = torch.cat(factors, 1) if factors else None
         self.couplings = [expansion.dense for expansion in wanted if expansion.dense is not None]
         self._factors: dict[int, Tensor] = {}
-        self._buffers: dict[str, Tensor] = {}
 
     def gradient(self, layout: Layout) -> Float[Tensor, "n P"]:
         """Return the sum over tokens of left (x) adjoint."""
@@ -70,13 +74,6 @@ class Assembly:
         jacobian = (self.families[b].left[:, :, None, :, None] * spread).flatten(3).flatten(1, 2)
         pulled = sum(B @ jacobian for B in self.couplings).unflatten(1, (tokens, -1))  # type: ignore[union-attr]
         return (right_a @ pulled).unflatten(-1, (-1, right_b.shape[-2]))
-
-    def buffer(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """Return memory of that name and shape: fresh pages from the system cost more than what is written there."""
-        size = int(torch.Size(shape).numel())
-        if name not in self._buffers or self._buffers[name].numel() < size:
-            self._buffers[name] = like.new_empty(size)
-        return self._buffers[name][:size].view(shape)
 
     def _joined(self, layout: Layout, whole: dict[int, Float[Tensor, "n l r"]]) -> Float[Tensor, "n P"]:
         first = next(iter(whole.values()))

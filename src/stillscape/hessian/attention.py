@@ -93,6 +93,7 @@ class Attention:
         first, count = len(sweep.numbers), 3 * self.heads if self.trainable else 0
         own = [(first + i, first + i + 1, first + i + 2) for i in range(0, count, 3)]
         if sweep.families:
+            assert len(sweep.families) == 1  # two would bend together here, token by token
             assert all(family.left.shape[-1] == 1 for family in sweep.families.values())
             sweep.then(lambda trace: self._through(trace, own))
         if self.trainable:

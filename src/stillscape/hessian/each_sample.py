@@ -7,28 +7,52 @@ The rows of a family a are one matrix product with its left vectors (docs/theory
 so Z is filled for a few r at a time, and the product writes into the result.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from stillscape.hessian.assemble import Assembly
-from stillscape.hessian.families import Family, Right
 from stillscape.hessian.layout import Layout, Patch, Run, place, runs, shifted, turned
 
-PANEL_BYTES = 2 * 2**20  # what Z may hold: it is read at once, from the cache
+PANEL_BYTES = 4 * 2**20  # what Z may hold: it is read at once, from the cache
 
 
-class Terms(NamedTuple):
-    """What a family and a later one bend together: Z of the module's docstring."""
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """What a family and a later one bend together: Z of the module's docstring; None is the identity for a move."""
 
-    later: Family
-    core: Float[Tensor, "#n #L ra rb"] | None
+    left: Float[Tensor, "n L lb"]
+    adjoint: Float[Tensor, "n L rb"]
     moves: bool
-    move: Right
+    move: Float[Tensor, "#n #L *r"] | None
+    core: Float[Tensor, "#n #L ra rb"] | None
     coupled: Float[Tensor, "n L ra lb rb"] | None
     factor: Float[Tensor, "n K lb rb"] | None
+
+    def take(self, samples: slice) -> "Terms":
+        """Return the terms of some samples."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        many = {name: x for name, x in held.items() if isinstance(x, Tensor) and len(x) > 1}
+        return replace(self, **{name: x[samples] for name, x in many.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of one family, and what they meet."""
+
+    left: Float[Tensor, "n L la"]
+    factor: Float[Tensor, "n K la ra"] | None
+    patches: list[Patch]
+    runs: list[Run]
+    terms: dict[int, Terms]
+
+    def take(self, samples: slice) -> "Rows":
+        """Return the rows of some samples."""
+        factor = None if self.factor is None else self.factor[samples]
+        terms = {b: terms.take(samples) for b, terms in self.terms.items()}
+        return replace(self, left=self.left[samples], factor=factor, terms=terms)
 
 
 class EachSample(Assembly):
@@ -36,67 +60,78 @@ class EachSample(Assembly):
 
     def write(self, out: Float[Tensor, "n P Q"], rows: Layout, columns: Layout) -> None:
         """Write every block whose parameters stand in `rows` and `columns`."""
+        symmetric = rows.shapes == columns.shapes
         # Every pair comes from its earlier family, the one that moves left vectors.
-        self._write(out, rows, columns, beyond=0)
-        if rows.shapes != columns.shapes:
-            self._write(out.mT, columns, rows, beyond=1)
-            return
+        found = self._rows(rows, columns, beyond=0)
+        others = [] if symmetric else self._rows(columns, rows, beyond=1)
         patches = [(a, patch) for a, family in self.families.items() for patch in rows.patches(family.members)]
-        for a, pa in patches:
-            for b, pb in patches:
-                if a < b:
-                    place(out, pb, pa).copy_(turned(place(out, pa, pb)))
+        for samples in self._few(out):
+            here = out[samples]
+            for one in found:
+                self._write(here, one.take(samples))
+            for one in others:
+                self._write(here.mT, one.take(samples))
+            for a, pa in patches if symmetric else ():
+                for b, pb in patches:
+                    if a < b:
+                        place(here, pb, pa).copy_(turned(place(here, pa, pb)))
 
-    def _write(self, out: Float[Tensor, "n P Q"], rows: Layout, columns: Layout, beyond: int) -> None:
-        """Write the rows of each family against itself, unless `beyond` is 1, and all later ones."""
+    def _few(self, out: Float[Tensor, "n P Q"]) -> list[slice]:
+        """Return the samples in parts of which Z holds all r at once, as far as that can be."""
+        width = max(family.adjoint[0].numel() for family in self.families.values()) * max(out.shape[1:])
+        step = max(1, PANEL_BYTES // (width * out.element_size()))
+        return [slice(i, i + step) for i in range(0, len(out), step)]
+
+    def _rows(self, rows: Layout, columns: Layout, beyond: int) -> list[Rows]:
+        """Return the rows of each family against itself, unless `beyond` is 1, and all later ones."""
+        found = []
         for a, family in self.families.items():
             own = rows.patches(family.members)
             later = [b for b in self.families if b >= a + beyond] if own else []
             patches = [(b, patch) for b in later for patch in columns.patches(self.families[b].members)]
             terms = {b: self._terms(a, b) for b in dict.fromkeys(b for b, _ in patches)}
-            for run in runs(patches):
-                for patch in own:
-                    self._write_run(out, a, patch, run, terms)
+            found.append(Rows(family.left, self.factor_of(a), own, runs(patches), terms))
+        return found
 
     def _terms(self, a: int, b: int) -> Terms:
-        moves = self.moves(a, b)
+        moves, family = self.moves(a, b), self.families[b]
         move = self.sweep.move(a, b) if moves else None
-        return Terms(self.families[b], self.core(a, b), moves, move, self.coupled(a, b), self.factor_of(b))
+        return Terms(family.left, family.adjoint, moves, move, self.core(a, b), self.coupled(a, b), self.factor_of(b))
 
-    def _write_run(self, out: Float[Tensor, "n P Q"], a: int, patch: Patch, run: Run, terms: dict[int, Terms]) -> None:
-        """Write one patch of rows against columns that lie together."""
-        left, factor = self.families[a].left[:, :, patch.left].mT, self.factor_of(a)
-        n, _, tokens = left.shape
-        height = tokens + (0 if factor is None else factor.shape[1])
-        step = max(1, PANEL_BYTES // (n * height * run.width * left.element_size()))
-        for first in range(patch.right.start, patch.right.stop, step):
-            rows = patch.across(first, min(first + step, patch.right.stop))
-            panel = self.buffer("panel", left, n, height, rows.sizes[1], run.width)
+    def _write(self, out: Float[Tensor, "n P Q"], all_rows: Rows) -> None:
+        for run in all_rows.runs:
+            for patch in all_rows.patches:
+                n, tokens, _ = all_rows.left.shape
+                step = max(1, PANEL_BYTES // (n * tokens * run.width * out.element_size()))
+                for first in range(patch.right.start, patch.right.stop, step):
+                    some = patch.across(first, min(first + step, patch.right.stop))
+                    self._write_run(out, all_rows, some, run)
+
+    def _write_run(self, out: Float[Tensor, "n P Q"], all_rows: Rows, patch: Patch, run: Run) -> None:
+        """Write a patch of rows against columns that lie together."""
+        left, factor, terms = all_rows.left[:, :, patch.left].mT, all_rows.factor, all_rows.terms
+        n, height, tokens = left.shape
+        width = patch.sizes[1]
+        panel = self.buffers.get("panel", left, n, tokens, width, run.width)
+        for b, columns in run.patches:
+            _fill(run.view(panel, columns), terms[b], patch, columns)
+        if factor is None and run.tight and patch.stride_right == 1 and out.stride()[1:] == (run.width, 1):
+            torch.bmm(left, panel.flatten(2), out=patch.wide(out))  # rows lie end to end, as they come
+            return
+        product = self.buffers.get("product", left, n, height, width, run.width)
+        torch.bmm(left, panel.flatten(2), out=product.flatten(2))
+        if factor is not None:
+            along = self.buffers.get("along", left, n, factor.shape[1], 1, run.width)
             for b, columns in run.patches:
-                _fill(run.view(panel[:, :tokens], columns), terms[b], rows, columns)
-                if factor is not None:
-                    also = terms[b].factor[:, :, None, columns.left, columns.right]  # type: ignore[index]
-                    run.view(panel[:, tokens:], columns).copy_(also)
-            whole = factor is None and run.tight and rows.stride_right == 1 and out.stride()[1:] == (run.width, 1)
-            if whole:  # rows lie end to end: all r at once
-                torch.bmm(left, panel.flatten(2), out=rows.wide(out))
-            else:
-                _multiply(out, left, factor, panel, rows, run)
-
-
-def _multiply(
-    out: Float[Tensor, "n P Q"], left: Tensor, factor: Tensor | None, panel: Tensor, patch: Patch, run: Run
-) -> None:
-    """Multiply one right index after the other, into place or, where columns of others lie between, by a copy."""
-    for i in range(patch.sizes[1]):
-        rows = patch.across(patch.right.start + i, patch.right.start + i + 1)
-        by = left if factor is None else torch.cat([left, factor[:, :, patch.left, rows.right.start].mT], -1)
+                also = terms[b].factor[:, :, None, columns.left, columns.right]  # type: ignore[index]
+                run.view(along, columns).copy_(also)
+            across = factor[:, :, patch.left, patch.right].flatten(2).mT
+            product.flatten(1, 2).baddbmm_(across, along[:, :, 0])
         if run.tight:
-            torch.bmm(by, panel[:, :, i], out=rows.rows(out, run.start, run.stop))
-            continue
-        product = torch.bmm(by, panel[:, :, i])[:, :, None]
-        for _, columns in run.patches:
-            place(out, rows, columns).copy_(run.view(product, columns))
+            patch.rows(out, run.start, run.stop).copy_(product)
+        else:  # columns of others lie between
+            for _, columns in run.patches:
+                place(out, patch, columns).copy_(run.view(product, columns))
 
 
 def _fill(view: Float[Tensor, "n L r lb rb"], terms: Terms, rows: Patch, columns: Patch) -> None:
@@ -104,13 +139,13 @@ def _fill(view: Float[Tensor, "n L r lb rb"], terms: Terms, rows: Patch, columns
     if terms.core is None:
         view.zero_()
     else:
-        left = terms.later.left[:, :, None, columns.left, None]
+        left = terms.left[:, :, None, columns.left, None]
         torch.mul(terms.core[:, :, rows.right, None, columns.right], left, out=view)
     if terms.coupled is not None:
         view.add_(terms.coupled[:, :, rows.right, columns.left, columns.right])
     if not terms.moves:
         return
-    adjoint = terms.later.adjoint[:, :, columns.right]
+    adjoint = terms.adjoint[:, :, columns.right]
     if terms.move is not None and terms.move.ndim == 4:
         moved = slice(columns.left.start, min(columns.left.stop, terms.move.shape[-1]))
         if moved.start < moved.stop:  # the 1 of a bias never moves

@@ -17,9 +17,10 @@ from stillscape.hessian.families import Right, Sweep, Trace
 from stillscape.hessian.layers import Chain
 from stillscape.hessian.layout import Layout, mirror
 from stillscape.hessian.losses import Expansion, Loss, OutputLoss
+from stillscape.hessian.memory import Buffers, fresh
 from stillscape.hessian.summed import Summed
 
-CHUNK_BYTES = 9 * 2**20  # what a chunk of samples may hold beside the result; more no longer fits a core's cache
+CHUNK_BYTES = 32 * 2**20  # what a chunk of samples may hold beside the result; much more no longer fits the cache
 MERGED_BYTES = 64 * 2**20  # the same for a mean, where larger products are worth more than the cache
 KEPT = 4  # traces that are remembered in a mean
 
@@ -156,11 +157,11 @@ class ExactHessian:
         Cost: about n L P^2 / 2 multiply-adds as large matrix products; memory is that of the result and one chunk.
         """
         one_of("part", part, PARTS)
-        out = self._at(slice(0, 1)).middle.new_empty(1, self.num_parameters, self.num_parameters)
-        out.zero_()  # in the order of memory, which the system hands out fastest that way; `zeros` would put it off
+        out = fresh(self._at(slice(0, 1)).middle, 1, self.num_parameters, self.num_parameters).zero_()
+        buffers = Buffers()
         for rows in self._chunks(merged=True):
             at = Linearized(self._network(rows), 1.0 / self.num_samples)
-            Summed(at.sweep(keep=KEPT), at.outputs(part), part).add_upper(out, self._layout)
+            Summed(at.sweep(keep=KEPT), at.outputs(part), part, buffers).add_upper(out, self._layout)
         mirror(out)
         return out[0]
 
@@ -253,19 +254,19 @@ class ExactHessian:
 
     def _per_sample(self, rows: Layout, columns: Layout, part: str) -> Tensor:
         one_of("part", part, PARTS)
-        like = self._at(slice(0, 1)).middle
-        out = like.new_empty(self.num_samples, rows.size, columns.size)
+        out = fresh(self._at(slice(0, 1)).middle, self.num_samples, rows.size, columns.size)
+        buffers = Buffers()
         for chunk in self._chunks():
-            self._assembly(chunk, part).write(out[chunk], rows, columns)
+            self._assembly(chunk, part, buffers).write(out[chunk], rows, columns)
         return out
 
     def _products(self, rows: slice, v: Float[Tensor, "n P"], part: str) -> Float[Tensor, "n P"]:
         products = self._at(rows).products(self._layout.split(v), part)
         return self._layout.join(products, len(v))
 
-    def _assembly(self, rows: slice, part: str) -> EachSample:
+    def _assembly(self, rows: slice, part: str, buffers: Buffers | None = None) -> EachSample:
         at = self._at(rows)
-        return EachSample(at.sweep(), at.outputs(part), part)
+        return EachSample(at.sweep(), at.outputs(part), part, buffers)
 
     def _at(self, rows: slice) -> Linearized:
         """Return the network of some samples at the point; the last one is kept, for products come in rows."""
@@ -277,18 +278,20 @@ class ExactHessian:
         if self._sample_bytes is None:
             self._sample_bytes = _bytes(self._at(slice(0, 1)).sweep())
         size = max(1, MERGED_BYTES // self._sample_bytes[0] if merged else CHUNK_BYTES // self._sample_bytes[1])
+        parts = -(-self.num_samples // size)
+        size = -(-self.num_samples // parts)  # all about the same
         return [slice(i, min(i + size, self.num_samples)) for i in range(0, self.num_samples, size)]
 
 
 def _bytes(sweep: Sweep) -> tuple[int, int]:
     """Return about what one sample holds beside the result: while samples are summed, or by itself."""
     families = sweep.families.values()
-    sizes = sorted(family.left[0, 0].numel() * family.adjoint[0, 0].numel() for family in families)
-    item = next(iter(families)).left.element_size()
+    first, widths = next(iter(families)), [family.adjoint.shape[-1] for family in families]
+    cores = first.left.shape[1] * first.left.element_size() * sum(a * b for a in widths for b in widths) // 2
     held = sum(_held(family.left) + _held(family.adjoint) for family in families)
     held += sum(_held(curvature) for curvature, _ in sweep.curvatures)
     traces = sorted(sum(_held(right) for right in _rights(sweep.trace(number))) for number in sweep.numbers)
-    return held + sum(traces[-KEPT:]), held + sum(traces) + 3 * item * sizes[-1] ** 2
+    return held + sum(traces[-KEPT:]), held + sum(traces) + cores
 
 
 def _rights(trace: Trace) -> list[Right]:

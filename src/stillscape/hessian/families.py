@@ -67,7 +67,7 @@ class Trace:
     right: Right = None
     at_points: dict[int, Right] = field(default_factory=dict)
     inputs: dict[int, Right] = field(default_factory=dict)
-    cores: dict[int, Tensor] = field(default_factory=dict)  # a core narrower than its family has zeros at the end
+    cores: dict[int, Tensor] = field(default_factory=dict)
     beside: list[Right] = field(default_factory=list)
     halves: dict[int, Tensor] = field(default_factory=dict)
 
@@ -175,7 +175,8 @@ class Sweep:
         """Return the sum over places of R_a N R_b' for each token (of some of them), or None where there is nothing."""
         bent = self._bent(a, b, part, tokens)
         mixed = None if part == "outer" else self._mixed(a, b, tokens)
-        total = _sum([term for term in (mixed, bent) if term is not None])
+        # Both may be remembered, so neither is added to.
+        total = mixed if bent is None else bent if mixed is None else _sum([mixed.clone(), bent])
         return torch.diag_embed(total) if total is not None and total.ndim == 3 else total
 
     def has_move(self, a: int, b: int) -> bool:
@@ -262,8 +263,7 @@ class Sweep:
                 found = self.trace(number).cores[b][:, tokens]
             elif found is not None:
                 found = times(some(self.trace(number).right, tokens), found)
-        width = self.families[b].adjoint.shape[-1] if b in self.families else 0
-        return found if found is None else torch.nn.functional.pad(found, (0, width - found.shape[-1]))
+        return found
 
 
 def identity(like: Float[Tensor, "... r"]) -> Float[Tensor, "1 1 r r"]:

@@ -92,11 +92,12 @@ class Patch:
             self, right=slice(first, stop), start=self.start + (first - self.right.start) * self.stride_right
         )
 
-    def rows(self, out: Float[Tensor, "n P Q"], first: int, stop: int) -> Float[Tensor, "n l columns"]:
-        """Return columns first..stop of the rows of a single right entry, as a view."""
+    def rows(self, out: Float[Tensor, "n P Q"], first: int, stop: int) -> Float[Tensor, "n l r columns"]:
+        """Return columns first..stop of the rows as a view."""
         sample, row, column = out.stride()
         begin = out.storage_offset() + self.start * row + first * column
-        return out.as_strided((len(out), self.sizes[0], stop - first), (sample, self.stride_left * row, column), begin)
+        strides = (sample, self.stride_left * row, self.stride_right * row, column)
+        return out.as_strided((len(out), *self.sizes, stop - first), strides, begin)
 
     def wide(self, out: Float[Tensor, "n P Q"]) -> Float[Tensor, "n l rQ"]:
         """Return all columns of all rows as a view, those of one left entry end to end; for stride_right 1."""

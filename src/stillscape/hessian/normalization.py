@@ -12,19 +12,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stillscape.hessian.families import Family, Member, Sweep, Trace, identity, written_out
+from stillscape.hessian.families import Family, Member, Step, Sweep, Trace, identity, written_out
 from stillscape.hessian.layers import Direction, Tokens
 
 Rows = Float[Tensor, "*n m"]
 
 
 class LayerNorm:
-    """y = gamma x + beta with x the normalized row; frozen unless it has names."""
+    """y = gamma x + beta with x the normalized row; frozen unless it has names.
+
+    gamma and beta are two families, or one if what follows joins tokens, as attention does: it takes one at most.
+    """
 
     def __init__(
-        self, gamma: Float[Tensor, " m"], beta: Float[Tensor, " m"], eps: float, names: tuple[str, str] | None = None
+        self,
+        gamma: Float[Tensor, " m"],
+        beta: Float[Tensor, " m"],
+        eps: float,
+        names: tuple[str, str] | None = None,
+        one_family: bool = False,
     ) -> None:
-        self.gamma, self.beta, self.eps, self.names = gamma, beta, eps, names
+        self.gamma, self.beta, self.eps = gamma, beta, eps
+        self.names, self.one_family = names, one_family
 
     def forward(self, x: Tokens) -> Tokens:
         """Return gamma x + beta."""
@@ -63,13 +72,13 @@ class LayerNorm:
         return slope(scaled, self.unit, self.tau) + curve(self.gamma * self.adjoint, dx, self.unit, self.tau)
 
     def carry(self, sweep: Sweep) -> None:
-        """Note the curvature N; multiply every right matrix by D diag(gamma); enter the family (gamma, beta)."""
+        """Note the curvature N; multiply every right matrix by D diag(gamma); enter gamma and beta."""
         # A right matrix has rows of its own for each token, hence the axis more.
         unit, tau = self.unit[..., None, :], self.tau[..., None, :]
         m = self.unit.shape[-1]
         if sweep.numbers:
             sweep.bend(curve((self.gamma * self.adjoint)[..., None, :], identity(self.unit), unit, tau))
-        own = len(sweep.numbers) if self.names is not None else None
+        own = len(sweep.numbers) if self.names is not None else None  # gamma's number, once it is entered
 
         def through(trace: Trace) -> None:
             moved = slope(written_out(trace.right, m, self.unit), unit, tau)
@@ -78,13 +87,24 @@ class LayerNorm:
             trace.right = moved * self.gamma
 
         sweep.then(through)
-        if self.names is not None:
-            places = (slice(0, m), slice(m, 2 * m))
-            members = (Member(name, slice(0, 1), at, 0, 1, 1) for name, at in zip(self.names, places, strict=True))
-            adjoint = torch.cat([self.adjoint * self.unit, self.adjoint], -1)
-            sweep.enter(Family(torch.ones_like(self.tau), adjoint, tuple(members)), self._begin)
+        for family, begin in self._families():
+            sweep.enter(family, begin)
 
-    def _begin(self, trace: Trace) -> None:
+    def _families(self) -> list[tuple[Family, Step | None]]:
+        if self.names is None:
+            return []
+        m, one, gain = self.unit.shape[-1], torch.ones_like(self.tau), self.adjoint * self.unit
+        ends = zip(self.names, (slice(0, m), slice(m, 2 * m)), strict=True)
+        if self.one_family:
+            members = tuple(Member(name, slice(0, 1), at, 0, 1, 1) for name, at in ends)
+            return [(Family(one, torch.cat([gain, self.adjoint], -1), members), self._begin_both)]
+        gamma, beta = (Member(name, slice(0, 1), slice(0, m), 0, 1, 1) for name in self.names)
+        return [(Family(one, gain, (gamma,)), self._begin_gamma), (Family(one, self.adjoint, (beta,)), None)]
+
+    def _begin_gamma(self, trace: Trace) -> None:
+        trace.right = self.unit
+
+    def _begin_both(self, trace: Trace) -> None:
         shift = identity(self.unit).expand(*self.unit.shape[:2], -1, -1)
         trace.right = torch.cat([torch.diag_embed(self.unit), shift], -2)
 

@@ -28,12 +28,12 @@ class Image:
     left: Float[Tensor, "l l2"] | None = None
     right: Float[Tensor, "r2 r"] | None = None
 
-    def of(self, block: Block, axis: int, rows: slice = slice(None)) -> Block:
-        """Return the block for this family in place of the other, whose left index is `axis` (some of it: `rows`)."""
+    def of(self, block: Tensor, left: int, right: int, rows: slice = slice(None)) -> Tensor:
+        """Return a block for this family in place of the other, of which it has `rows` and whose axes are given."""
         if self.left is not None:
-            return torch.tensordot(self.left[rows].mT, block, dims=([1], [axis])).movedim(0, axis)
+            return torch.tensordot(self.left[rows].mT, block, dims=([1], [left])).movedim(0, left)
         if self.right is not None:
-            return torch.tensordot(self.right, block, dims=([1], [axis + 1])).movedim(0, axis + 1)
+            return torch.tensordot(self.right, block, dims=([1], [right])).movedim(0, right)
         return block
 
 
@@ -83,27 +83,27 @@ class Summed(Assembly):
             core = self.core(a, b, tokens)
             if core is None:
                 return
-            for rows in _slices(left_a.shape[-1], left_b.shape[-1] * core[0, 0].numel(), core, 4 if upper else 1):
+            for rows in _slices(left_a.shape[-1], left_b.shape[-1] * core[0, 0].numel(), core, 8 if upper else 1):
                 since = rows.start if upper else 0
                 product = self._product(left_a[:, tokens, rows], left_b[:, tokens, since:], core)
                 for one in from_a:
-                    seen = one.of(product, 0, rows)
+                    seen = one.of(product, 0, 2, rows)
                     for other in (image for image in from_b if one.number <= image.number):
-                        start = rows.start if one.left is None else 0
-                        self._add(out, layout, (one.number, start), (other.number, since), other.of(seen, 2))
+                        start, block = rows.start if one.left is None else 0, other.of(seen, 1, 3).transpose(1, 2)
+                        self._add(out, layout, (one.number, start), (other.number, since), block)
 
-    def _product(self, x: Tokens, y: Tokens, core: Float[Tensor, "#n #L ra rb"]) -> Block:
+    def _product(self, x: Tokens, y: Tokens, core: Float[Tensor, "#n #L ra rb"]) -> Float[Tensor, "la lb ra rb"]:
         """Return sum_i (x y') (x) core_i."""
         if core.shape[:2] == (1, 1):
             powers = _end_to_end(x).mT @ _end_to_end(y)
-            return powers[:, None, :, None] * core[0, 0, None, :, None, :]
+            return powers[:, :, None, None] * core[0, 0]
         sizes = (x.shape[-1], y.shape[-1])
-        powers = self.buffer("powers", x, *x.shape[:2], *sizes)
+        powers = self.buffers.get("powers", x, *x.shape[:2], *sizes)
         torch.mul(x[..., :, None], y[..., None, :], out=powers)
         cores = _end_to_end(core.expand(*x.shape[:2], -1, -1)).flatten(1)
-        product = self.buffer("product", x, sizes[0] * sizes[1], cores.shape[1])
+        product = self.buffers.get("product", x, sizes[0] * sizes[1], cores.shape[1])
         torch.mm(powers.view(len(cores), -1).mT, cores, out=product)
-        return product.view(*sizes, *core.shape[2:]).transpose(1, 2)
+        return product.view(*sizes, *core.shape[2:])
 
     def _add_moved(self, out: Tensor, layout: Layout, a: int, b: int) -> None:
         """Add sum_i left_a (x) X_ab (x) adjoint_b."""
@@ -117,10 +117,10 @@ class Summed(Assembly):
             if not images:
                 self._add_diagonal(out, layout, (a, rows.start), b, product.mT)
                 continue
-            product = product.unflatten(-1, moves.shape[1:]).permute(0, 2, 3, 1)
+            product = product.unflatten(-1, moves.shape[1:])  # (la, rb, ra, lb)
             for one in images:
-                start = rows.start if one.left is None else 0
-                self._add(out, layout, (one.number, start), (b, 0), one.of(product, 0, rows))
+                start, block = rows.start if one.left is None else 0, one.of(product, 0, 2, rows).permute(0, 2, 3, 1)
+                self._add(out, layout, (one.number, start), (b, 0), block)
 
     def _add(self, out: Tensor, layout: Layout, a: tuple[int, int], b: tuple[int, int], block: Block) -> None:
         """Add a block of two families, whose left entries count from those named, where it is above the diagonal."""

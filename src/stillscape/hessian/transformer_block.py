@@ -191,7 +191,14 @@ def _block_layers(
         return (first, second) if trainable else None
 
     normalize = [
-        LayerNorm(params[f"gamma_{i}"], params[f"beta_{i}"], eps, names(f"gamma_{i}", f"beta_{i}")) for i in (1, 2)
+        LayerNorm(
+            params[f"gamma_{i}"],
+            params[f"beta_{i}"],
+            eps,
+            names(f"gamma_{i}", f"beta_{i}"),
+            one_family=i == 1 and norm == "pre",
+        )
+        for i in (1, 2)
     ]
     feed_forward: list[Layer] = [
         Linear(params["W_1"], params["b_1"], names("W_1", "b_1")),
