@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stillscape.hessian.families import Family, Member, Step, Sweep, Trace, Twin, identity, written_out
+from stillscape.hessian.families import Family, Member, Step, Sweep, Trace, Twin, written_out
 from stillscape.hessian.layers import Direction, Linear, Tokens, with_one, with_zero
 from stillscape.hessian.row_maps import row_map
 
@@ -127,7 +127,8 @@ class Attention:
     def _enter_heads(self, sweep: Sweep, own: list[tuple[int, int, int]]) -> None:
         """Enter queries, keys and values of each head; Proposition 1 in terms of left and right (docs/theory, 5.3)."""
         x, weights = self._augmented()
-        covariance = self.scale * self.rows.moment(x).mT  # r C', (n, h, L, e, e): how m moves with W_K q
+        # r C', (n, h, L, e, e): how m moves with W_K q
+        covariance = (self.scale * self.rows.moment(x)).mT.contiguous()
         curvature = self.rows.second_moment(self.reach, x)  # T
         mean, pull = self.rows.A @ x[:, None], self.score_adjoint @ x[:, None]  # m and r, (n, h, L, e)
         for head, (query, key, value) in enumerate(own):
@@ -230,7 +231,7 @@ class Head:
         trace.right = self.to_mean @ self.W_V
         trace.inputs[self.value] = self.to_mean
         if self.place is not None:
-            trace.at_points[self.place] = self.scale * identity(self.to_mean)
+            trace.at_points[self.place] = self.to_mean.new_full((1, 1, self.to_mean.shape[-1]), self.scale)
 
 
 def _first_right(right: Float[Tensor, "r D"]) -> Step:

@@ -16,7 +16,7 @@ from torch import Tensor
 from stillscape.hessian.assemble import Assembly
 from stillscape.hessian.layout import Layout, Patch, Run, place, runs, shifted, turned
 
-PANEL_BYTES = 4 * 2**20  # what Z may hold: it is read at once, from the cache
+PANEL_BYTES = 2 * 2**20  # what Z may hold: it is read at once, from the cache
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from stillscape.hessian.summed import Summed
 
 CHUNK_BYTES = 32 * 2**20  # what a chunk of samples may hold beside the result; much more no longer fits the cache
 MERGED_BYTES = 64 * 2**20  # the same for a mean, where larger products are worth more than the cache
-KEPT = 4  # traces that are remembered in a mean
+KEPT = 8  # traces that are remembered in a mean
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class Linearized:
         sweep = Sweep(keep=keep)
         self.layers.carry(sweep)
         if not self.tail.layers and self.end.diagonal is not None:
-            B = self.end.diagonal
-            # That of a squared error is one matrix, spread over tokens without memory; so it is kept.
-            sweep.bend(B[:1, :1] if B.stride()[:2] == (0, 0) else B, outer=True)
+            sweep.bend(Expansion.common_or_all(self.end.diagonal), outer=True)
         return sweep
 
     def outputs(self, part: str) -> list[tuple[str, Expansion]]:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SHARED = 3  # pairs with a meeting place that are remembered where memory is short
 Right = Tensor | None  # (n or 1, L or 1, r, D); (n, L, r) if diagonal; None: the identity
 
 
@@ -96,7 +97,7 @@ class Sweep:
     _steps: list[Step] = field(default_factory=list)
     _onward: dict[int, tuple[int, int]] = field(default_factory=dict)  # after which step a number goes on, and as which
     _traces: dict[int, Trace] = field(default_factory=dict)
-    _shared: tuple[tuple, Tensor | None] | None = None
+    _shared: dict[tuple, Tensor | None] = field(default_factory=dict)
 
     @property
     def numbers(self) -> range:
@@ -225,8 +226,8 @@ class Sweep:
     def _bent(self, a: int, b: int, part: str, tokens: slice) -> Tensor | None:
         """Return what places curve; whichever of the two goes on first, what is behind is that of its successor."""
         key = (a, b, part, tokens.start, tokens.stop)
-        if self._shared is not None and self._shared[0] == key:
-            return self._shared[1]
+        if key in self._shared:
+            return self._shared[key]
         terms = self._at_places(a, b, part, tokens)
         leaves = {number: self._onward[number] for number in (a, b) if number in self._onward}
         if leaves:
@@ -237,8 +238,10 @@ class Sweep:
                 moved = behind.clone() if right is None else times(some(right, tokens), behind)
                 terms.append(moved if first == a else _turned(moved))
         total = _sum(terms)
-        if a not in self.families and not leaves:  # a meeting place against one family serves all that met there
-            self._shared = (key, total)
+        if a not in self.families:  # a meeting place against one family serves all that met there
+            while self.keep is not None and len(self._shared) >= SHARED:
+                self._shared.pop(next(iter(self._shared)))
+            self._shared[key] = total
         return total
 
     def _at_places(self, a: int, b: int, part: str, tokens: slice) -> list[Tensor]:
@@ -247,9 +250,12 @@ class Sweep:
         for point, (curvature, outer) in enumerate(self.curvatures):
             wanted = part in ("full", "outer" if outer else "functional")
             if wanted and point in from_a.at_points and point in from_b.at_points:
-                if point not in from_a.halves:  # R_a N serves every b that a meets
-                    from_a.halves[point] = times(from_a.at_points[point], curvature)
-                half = some(from_a.halves[point], tokens)
+                half = from_a.halves.get(point)
+                if half is None:
+                    half = times(from_a.at_points[point], curvature)
+                    if a in self.families:  # it serves every b that a meets; of a meeting place, `_shared` does
+                        from_a.halves[point] = half
+                half = some(half, tokens)
                 assert half is not None
                 term = times_transposed(half, some(from_b.at_points[point], tokens))
                 terms.append(term.clone() if term is half else term)

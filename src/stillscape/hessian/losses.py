@@ -57,13 +57,21 @@ class Expansion:
 
     def scaled(self, weight: float) -> "Expansion":
         """Return the derivatives of `weight` times the loss."""
+        diagonal = self.diagonal
+        if diagonal is not None:  # one matrix for all tokens stays one
+            diagonal = (weight * self.common_or_all(diagonal)).expand_as(diagonal)
         return Expansion(
             self.value,
             weight * self.gradient,
-            None if self.diagonal is None else weight * self.diagonal,
+            diagonal,
             None if self.factor is None else weight**0.5 * self.factor,
             None if self.dense is None else weight * self.dense,
         )
+
+    @staticmethod
+    def common_or_all(diagonal: Float[Tensor, "n L m m"]) -> Float[Tensor, "#n #L m m"]:
+        """Return B_i once if it is one matrix spread over all tokens without memory, as that of a squared error is."""
+        return diagonal[:1, :1] if diagonal.stride()[:2] == (0, 0) else diagonal
 
     def spectral_norm(self) -> Float[Tensor, " n"]:
         """Return ||B|| of each sample, from the smallest matrix that has it."""

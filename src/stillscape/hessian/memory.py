@@ -4,16 +4,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+HUGE_BYTES = 32 * 2**20  # less than that comes from memory already at hand
 NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def fresh(like: Tensor, *shape: int) -> Tensor:
     """Return uninitialised memory for a result, of the dtype and device of `like`.
 
-    From NumPy where that can be: it asks the system for huge pages, and PyTorch doesn't. A large result is handed out
-    in a fraction of the time then, which otherwise exceeds that of computing it (benchmarks/hessian).
+    If it is large, from NumPy where that can be: it asks the system for huge pages, and PyTorch doesn't. A large result
+    is handed out in a fraction of the time then, which otherwise exceeds that of computing it (benchmarks/hessian).
     """
-    if like.device.type == "cpu" and like.dtype in NUMPY_DTYPES:
+    size = int(torch.Size(shape).numel()) * like.element_size()
+    if size >= HUGE_BYTES and like.device.type == "cpu" and like.dtype in NUMPY_DTYPES:
         return torch.from_numpy(np.empty(shape, NUMPY_DTYPES[like.dtype]))
     return like.new_empty(shape)
 

@@ -116,8 +116,8 @@ class LayerNorm:
 
 def slope(v: Rows, unit: Rows, tau: Float[Tensor, "*n 1"]) -> Rows:
     """Return D v for each row."""
-    centered = v - v.mean(-1, keepdim=True)
-    return (centered - unit * (unit * v).mean(-1, keepdim=True)) / tau
+    along = (unit * v).mean(-1, keepdim=True)
+    return torch.addcmul(v - v.mean(-1, keepdim=True), unit, along, value=-1.0).div_(tau)
 
 
 def curve(adjoint: Rows, v: Rows, unit: Rows, tau: Float[Tensor, "*n 1"]) -> Rows:

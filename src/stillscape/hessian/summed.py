@@ -28,14 +28,6 @@ class Image:
     left: Float[Tensor, "l l2"] | None = None
     right: Float[Tensor, "r2 r"] | None = None
 
-    def of(self, block: Tensor, left: int, right: int, rows: slice = slice(None)) -> Tensor:
-        """Return a block for this family in place of the other, of which it has `rows` and whose axes are given."""
-        if self.left is not None:
-            return torch.tensordot(self.left[rows].mT, block, dims=([1], [left])).movedim(0, left)
-        if self.right is not None:
-            return torch.tensordot(self.right, block, dims=([1], [right])).movedim(0, right)
-        return block
-
 
 class Summed(Assembly):
     """Second derivatives of a chunk of samples, summed."""
@@ -87,20 +79,19 @@ class Summed(Assembly):
                 since = rows.start if upper else 0
                 product = self._product(left_a[:, tokens, rows], left_b[:, tokens, since:], core)
                 for one in from_a:
-                    seen = one.of(product, 0, 2, rows)
+                    seen, start = self._seen(product, one, rows)
                     for other in (image for image in from_b if one.number <= image.number):
-                        start, block = rows.start if one.left is None else 0, other.of(seen, 1, 3).transpose(1, 2)
+                        block = _seen_from_behind(seen, other).transpose(1, 2)
                         self._add(out, layout, (one.number, start), (other.number, since), block)
 
-    def _product(self, x: Tokens, y: Tokens, core: Float[Tensor, "#n #L ra rb"]) -> Float[Tensor, "la lb ra rb"]:
-        """Return sum_i (x y') (x) core_i."""
-        if core.shape[:2] == (1, 1):
-            powers = _end_to_end(x).mT @ _end_to_end(y)
-            return powers[:, :, None, None] * core[0, 0]
+    def _product(self, x: Tokens, y: Tokens, core: Float[Tensor, "#n #L *r"]) -> Float[Tensor, "lx ly *r"]:
+        """Return sum_i (x y') (x) core_i, in memory that the next product takes again."""
         sizes = (x.shape[-1], y.shape[-1])
+        if core.shape[:2] == (1, 1):
+            return torch.tensordot(_end_to_end(x).mT @ _end_to_end(y), core[0, 0], dims=0)
         powers = self.buffers.get("powers", x, *x.shape[:2], *sizes)
         torch.mul(x[..., :, None], y[..., None, :], out=powers)
-        cores = _end_to_end(core.expand(*x.shape[:2], -1, -1)).flatten(1)
+        cores = _end_to_end(core.expand(*x.shape[:2], *core.shape[2:])).flatten(1)
         product = self.buffers.get("product", x, sizes[0] * sizes[1], cores.shape[1])
         torch.mm(powers.view(len(cores), -1).mT, cores, out=product)
         return product.view(*sizes, *core.shape[2:])
@@ -110,17 +101,28 @@ class Summed(Assembly):
         X, adjoint = self.sweep.move(a, b), self.families[b].adjoint
         X = torch.ones_like(self.families[a].adjoint) if X is None else X
         left, images = self._images(a) if X.ndim == 4 else (self.families[a].left, [])
-        moves = _end_to_end(X.expand(*left.shape[:2], *X.shape[2:]))
-        for rows in _slices(left.shape[-1], adjoint.shape[-1] * moves[0].numel(), moves):
-            powers = _end_to_end((left[..., rows, None] * adjoint[..., None, :]).flatten(2))
-            product = (powers.mT @ moves.flatten(1)).unflatten(0, (-1, adjoint.shape[-1]))
+        for rows in _slices(left.shape[-1], adjoint.shape[-1] * X[0, 0].numel(), X):
+            product = self._product(left[..., rows], adjoint, X)
             if not images:
                 self._add_diagonal(out, layout, (a, rows.start), b, product.mT)
-                continue
-            product = product.unflatten(-1, moves.shape[1:])  # (la, rb, ra, lb)
             for one in images:
-                start, block = rows.start if one.left is None else 0, one.of(product, 0, 2, rows).permute(0, 2, 3, 1)
-                self._add(out, layout, (one.number, start), (b, 0), block)
+                block, start = self._seen(product, one, rows)  # (la, rb, ra, lb)
+                self._add(out, layout, (one.number, start), (b, 0), block.permute(0, 2, 3, 1))
+
+    def _seen(
+        self, product: Float[Tensor, "la x ra y"], image: Image, rows: slice
+    ) -> tuple[Float[Tensor, "la2 x ra2 y"], int]:
+        """Return a product of some left entries of a family for its image, and from which left entry on it is."""
+        la, x, ra, y = product.shape
+        if image.left is not None:
+            seen = self.buffers.get("image", product, image.left.shape[1], x * ra * y)
+            torch.mm(image.left[rows].mT, product.view(la, -1), out=seen)
+            return seen.view(-1, x, ra, y), 0
+        if image.right is not None:
+            seen = self.buffers.get("image", product, la * x, image.right.shape[0], y)
+            torch.bmm(image.right.expand(la * x, -1, -1), product.view(la * x, ra, y), out=seen)
+            return seen.view(la, x, -1, y), rows.start
+        return product, rows.start
 
     def _add(self, out: Tensor, layout: Layout, a: tuple[int, int], b: tuple[int, int], block: Block) -> None:
         """Add a block of two families, whose left entries count from those named, where it is above the diagonal."""
@@ -161,6 +163,13 @@ class Summed(Assembly):
         n, tokens = self.families[a].left.shape[:2]
         width = self.families[a].adjoint.shape[-1] * self.families[b].adjoint.shape[-1]
         return _slices(tokens, n * width, self.families[a].left)
+
+
+def _seen_from_behind(product: Float[Tensor, "x lb y rb"], image: Image) -> Float[Tensor, "x lb2 y rb2"]:
+    """Return a product for an image of its second family."""
+    if image.left is not None:
+        return torch.tensordot(product, image.left, dims=([1], [0])).movedim(-1, 1)
+    return product if image.right is None else product @ image.right.mT
 
 
 def _rank_update(out: Float[Tensor, "P P"], F: Float[Tensor, "K P"]) -> None:

@@ -205,11 +205,10 @@ def _block_layers(
         Elementwise(pointwise(activation)),
         Linear(params["W_2"], params["b_2"], names("W_2", "b_2")),
     ]
+    gather = [Gather()] if trainable else []
     if norm == "post":
-        first, second = [Residual(attend), normalize[0]], [Residual(feed_forward), normalize[1]]
-    else:
-        first, second = [Residual([normalize[0], *attend])], [Residual([normalize[1], *feed_forward])]
-    return [*first, *([Gather()] if trainable else []), *second]
+        return [Residual(attend), normalize[0], *gather, Residual(feed_forward), *gather, normalize[1]]
+    return [Residual([normalize[0], *attend]), *gather, Residual([normalize[1], *feed_forward]), *gather]
 
 
 def _block_parameters(X: Tensor, given: Mapping[str, Tensor], heads: int, number: int) -> dict[str, Tensor]:
