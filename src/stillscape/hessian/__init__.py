@@ -2,8 +2,9 @@
 
 losses           value, gradient and Hessian at the output
 layers           attention, LayerNorm, feed-forward: forward, backward, and the same once more along a direction
-families         parameters as left vector (x) right matrix; what their second derivatives are made of
-assemble, exact  the Hessian dense, by block, as a mean, as a product with a vector
+families, sweep  parameters as left vector (x) right matrix, and how they go through the network
+assemble         what blocks are made of; each_sample and summed write them
+exact            the Hessian dense, by block, as a mean, as a product with a vector
 reference        slow and obvious: autodiff, the oracle of every test
 """
 

@@ -16,14 +16,20 @@ def real_tensor(name: str, value: object, shape: tuple[int | None, ...], like: T
         raise InputError(f"{name} is a {type(value).__name__}; it must be a torch.Tensor.")
     if value.dtype not in FLOATS:
         raise InputError(f"{name} has dtype {value.dtype}; it must be torch.float32 or torch.float64.")
+    fitting(name, value, shape, like)
+    if not torch.isfinite(value).all():
+        raise InputError(f"{name} holds NaN or infinity; every entry must be finite.")
+    return value.detach()
+
+
+def fitting(name: str, value: Tensor, shape: tuple[int | None, ...], like: Tensor | None = None) -> Tensor:
+    """Return a tensor if it has that shape (None: any length), and the dtype and device of `like`, else raise."""
     _shaped(name, value, shape)
     if like is not None and value.dtype != like.dtype:
         raise InputError(f"{name} has dtype {value.dtype} and the input has {like.dtype}; convert one with .to().")
     if like is not None and value.device != like.device:
         raise InputError(f"{name} is on {value.device} and the input on {like.device}; move one with .to().")
-    if not torch.isfinite(value).all():
-        raise InputError(f"{name} holds NaN or infinity; every entry must be finite.")
-    return value.detach()
+    return value
 
 
 def class_labels(labels: object, shape: tuple[int, ...], classes: int) -> Tensor:

@@ -1,13 +1,16 @@
 """What the blocks of a Hessian are made of, pair by pair of families, ready to be written."""
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stillscape.hessian.families import Sweep, written_out
 from stillscape.hessian.layout import Layout, Patch, place
 from stillscape.hessian.losses import Expansion
 from stillscape.hessian.memory import Buffers
+from stillscape.hessian.rights import written_out
+from stillscape.hessian.sweep import Sweep
 
 PARTS = ("full", "outer", "functional")
 
@@ -35,25 +38,27 @@ class Assembly:
 
     def gradient(self, layout: Layout) -> Float[Tensor, "n P"]:
         """Return the sum over tokens of left (x) adjoint."""
-        return self._joined(layout, {a: family.left.mT @ family.adjoint for a, family in self.families.items()})
+        return self._joined(layout, ((a, family.left.mT @ family.adjoint) for a, family in self.families.items()))
 
     def factor(self, layout: Layout) -> Float[Tensor, "n K P"] | None:
         """Return F with F'F what the losses of few directions curve; None where there are none such."""
         if self.directions is None:
             return None
-        count = self.directions.shape[:2]
-        whole = {a: self.factor_of(a).flatten(0, 1) for a in self.families}  # type: ignore[union-attr]
-        return self._joined(layout, whole).unflatten(0, count)
+        whole = self._joined(layout, ((a, self._along(a).flatten(0, 1)) for a in self.families))
+        return whole.unflatten(0, self.directions.shape[:2])
 
     def factor_of(self, number: int) -> Float[Tensor, "n K l r"] | None:
+        """Return a family's part of the same, (l, r) as in its own order; it is remembered."""
+        if self.directions is not None and number not in self._factors:
+            self._factors[number] = self._along(number)
+        return self._factors.get(number)
+
+    def _along(self, number: int) -> Float[Tensor, "n K l r"]:
         """Return sum_i left_i (x) (R_i f_i) for each direction f."""
-        if self.directions is None:
-            return None
-        if number not in self._factors:
-            moved = self.sweep.pull(number, self.directions.permute(0, 2, 3, 1))  # (n, L, r, K)
-            whole = self.families[number].left.mT @ moved.flatten(2)
-            self._factors[number] = whole.unflatten(2, moved.shape[2:]).permute(0, 3, 1, 2)
-        return self._factors[number]
+        assert self.directions is not None
+        moved = self.sweep.pull(number, self.directions.permute(0, 2, 3, 1))  # (n, L, r, K)
+        whole = self.families[number].left.mT @ moved.flatten(2)
+        return whole.unflatten(2, moved.shape[2:]).permute(0, 3, 1, 2)
 
     def core(self, a: int, b: int, tokens: slice = slice(None)) -> Float[Tensor, "#n #L ra rb"] | None:
         """Return what a and b curve together for each token; see `Sweep.core`."""
@@ -75,10 +80,12 @@ class Assembly:
         pulled = sum(B @ jacobian for B in self.couplings).unflatten(1, (tokens, -1))  # type: ignore[union-attr]
         return (right_a @ pulled).unflatten(-1, (-1, right_b.shape[-2]))
 
-    def _joined(self, layout: Layout, whole: dict[int, Float[Tensor, "n l r"]]) -> Float[Tensor, "n P"]:
-        first = next(iter(whole.values()))
-        out, unit = first.new_empty(len(first), layout.size), Patch(slice(0, 1), slice(0, 1), 0, 1, 1)
-        for number, values in whole.items():
+    def _joined(self, layout: Layout, parts: Iterable[tuple[int, Float[Tensor, "n l r"]]]) -> Float[Tensor, "n P"]:
+        """Return what every family has for its entries as one vector."""
+        out, unit = None, Patch(slice(0, 1), slice(0, 1), 0, 1, 1)
+        for number, values in parts:
+            out = values.new_empty(len(values), layout.size) if out is None else out
             for patch in layout.patches(self.families[number].members):
                 place(out[..., None], patch, unit).copy_(values[:, patch.left, patch.right, None, None])
+        assert out is not None  # there is no network without parameters
         return out

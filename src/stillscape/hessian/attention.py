@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stillscape.hessian.families import Family, Member, Step, Sweep, Trace, Twin, written_out
+from stillscape.hessian.families import Family, Member, Twin
 from stillscape.hessian.layers import Direction, Linear, Tokens, with_one, with_zero
+from stillscape.hessian.rights import written_out
 from stillscape.hessian.row_maps import row_map
+from stillscape.hessian.sweep import Step, Sweep, Trace
 
 Heads = Float[Tensor, "*v n h L c"]
 

@@ -34,8 +34,8 @@ class Terms:
     def take(self, samples: slice) -> "Terms":
         """Return the terms of some samples."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
-        many = {name: x for name, x in held.items() if isinstance(x, Tensor) and len(x) > 1}
-        return replace(self, **{name: x[samples] for name, x in many.items()})
+        taken = {name: x[samples] for name, x in held.items() if isinstance(x, Tensor) and len(x) > 1}
+        return replace(self, **taken)  # type: ignore[arg-type]  # only tensors are taken
 
 
 @dataclass(frozen=True, eq=False)

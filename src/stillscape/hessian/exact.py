@@ -13,15 +13,16 @@ from stillscape._lanczos import lanczos
 from stillscape.hessian import _arguments
 from stillscape.hessian.assemble import PARTS, Assembly
 from stillscape.hessian.each_sample import EachSample
-from stillscape.hessian.families import Right, Sweep, Trace
 from stillscape.hessian.layers import Chain
 from stillscape.hessian.layout import Layout, mirror
 from stillscape.hessian.losses import Expansion, Loss, OutputLoss
 from stillscape.hessian.memory import Buffers, fresh
+from stillscape.hessian.rights import Right
 from stillscape.hessian.summed import Summed
+from stillscape.hessian.sweep import Sweep, Trace
 
 CHUNK_BYTES = 32 * 2**20  # what a chunk of samples may hold beside the result; much more no longer fits the cache
-MERGED_BYTES = 64 * 2**20  # the same for a mean, where larger products are worth more than the cache
+MERGED_BYTES = 20 * 2**20  # the same for a mean, where larger products are worth more than the cache
 KEPT = 8  # traces that are remembered in a mean
 
 
@@ -119,7 +120,7 @@ class ExactHessian:
         self.num_samples, self.num_parameters = samples, self._layout.size
         self._kept: tuple[slice, Linearized] | None = None
         self._sample_bytes: tuple[int, int] | None = None
-        Linearized(network(slice(0, 1)))  # what doesn't fit is said here, not at the first product
+        self._at(slice(0, 1))  # what doesn't fit is said here, not at the first product
 
     def dense(self, part: str = "full") -> Float[Tensor, "n P P"]:
         """Return the Hessian of every sample.

@@ -4,7 +4,7 @@ Each layer is made once, run forward and backward, and then answers
 
     tangent            dy from dx and dtheta
     tangent_backward   the change of what backward returned, given the change of the output's adjoint
-    carry              families of parameters through the layer, its own entering (see `families`)
+    carry              families of parameters through the layer, its own entering (see `sweep`)
 
 With `curved` off, `tangent_backward` is the transposed Jacobian alone, which gives the outer part.
 """
@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stillscape.hessian.families import Family, Member, Sweep, Trace, entry, times
+from stillscape.hessian.families import Family, Member, entry
 from stillscape.hessian.pointwise import Pointwise
+from stillscape.hessian.rights import times
+from stillscape.hessian.sweep import Sweep, Trace
 
 Direction = dict[str, Tensor]  # changes of parameters by name, each with a leading axis of samples
 Tokens = Float[Tensor, "*v n L m"]

@@ -1,7 +1,8 @@
 """Losses on the output of a layer: value, gradient G and Hessian B at F, in the form that costs least."""
 
+from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,7 @@ from stillscape._errors import InputError
 from stillscape.hessian import _arguments
 
 POOLS = ("mean", "cls", "token")
+_Given = TypeVar("_Given")
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class MSE:
 
     def expand(self, output: Float[Tensor, "n L m"]) -> Expansion:
         """Return value, gradient and Hessian at `output`."""
-        target = _arguments.real_tensor("target", self.target, tuple(output.shape), output)
+        target = _arguments.fitting("target", self.target, tuple(output.shape), output)
         tokens, features = output.shape[1:]
         scale = 2.0 / (tokens * features)
         error = output - target
@@ -127,7 +129,7 @@ class MSE:
 
     def take(self, rows: slice) -> "MSE":
         """Return the loss of the samples in `rows`."""
-        return MSE(self.target[rows])
+        return _with(self, target=self.target[rows])
 
 
 class CrossEntropy:
@@ -180,7 +182,7 @@ class CrossEntropy:
     def expand(self, output: Float[Tensor, "n L m"]) -> Expansion:
         """Return value, gradient and Hessian at `output`."""
         n, tokens, features = output.shape
-        head = _arguments.real_tensor("W_h", self.W_h, (features, None), output)
+        head = _arguments.fitting("W_h", self.W_h, (features, None), output)
         _arguments.class_labels(self.labels, (n, tokens) if self.pool == "token" else (n,), head.shape[1])
         if self.pool == "token":
             return self._expand_tokens(output)
@@ -215,7 +217,7 @@ class CrossEntropy:
 
     def take(self, rows: slice) -> "CrossEntropy":
         """Return the loss of the samples in `rows`."""
-        return CrossEntropy(self.labels[rows], self.W_h, self.b_h, self.pool)
+        return _with(self, labels=self.labels[rows])
 
     def _residual(self, logits: Tensor) -> Tensor:
         # At the label, p_y - 1 is minus the sum of the others: subtracting would lose all digits of a confident model.
@@ -255,12 +257,20 @@ class OutputLoss:
 
     def expand(self, output: Float[Tensor, "n L m"]) -> Expansion:
         """Return gradient and Hessian as given; `output` only has to fit."""
-        gradient = _arguments.real_tensor("gradient", self.gradient, tuple(output.shape), output)
+        gradient = _arguments.fitting("gradient", self.gradient, tuple(output.shape), output)
         return Expansion(value=None, gradient=gradient, dense=self.hessian)
 
     def take(self, rows: slice) -> "OutputLoss":
         """Return the loss of the samples in `rows`."""
-        return OutputLoss(self.gradient[rows], self.hessian[rows])
+        return _with(self, gradient=self.gradient[rows], hessian=self.hessian[rows])
+
+
+def _with(loss: _Given, **data: Tensor) -> _Given:
+    """Return the same loss with other data, checked before."""
+    other = copy(loss)
+    for name, value in data.items():
+        setattr(other, name, value)
+    return other
 
 
 def softmax_root(p: Float[Tensor, "*n C"]) -> Float[Tensor, "*n C K"]:

@@ -12,8 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stillscape.hessian.families import Family, Member, Step, Sweep, Trace, identity, written_out
+from stillscape.hessian.families import Family, Member
 from stillscape.hessian.layers import Direction, Tokens
+from stillscape.hessian.rights import identity, written_out
+from stillscape.hessian.sweep import Step, Sweep, Trace
 
 Rows = Float[Tensor, "*n m"]
 

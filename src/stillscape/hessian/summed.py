@@ -14,7 +14,8 @@ from torch import Tensor
 from stillscape.hessian.assemble import Assembly
 from stillscape.hessian.layout import Layout, Patch, above, place, shifted, turned
 
-SLICE_BYTES = 16 * 2**20  # what a product may hold on its way into the sum
+SLICE_BYTES = 6 * 2**20  # what a product may hold on its way into the sum
+CORE_BYTES = 8 * 2**20  # what goes into a product for some of the tokens
 
 Tokens = Float[Tensor, "n L c"]
 Block = Float[Tensor, "la ra lb rb"]
@@ -75,7 +76,8 @@ class Summed(Assembly):
             core = self.core(a, b, tokens)
             if core is None:
                 return
-            for rows in _slices(left_a.shape[-1], left_b.shape[-1] * core[0, 0].numel(), core, 8 if upper else 1):
+            parts = 8 if upper and core.shape[:2] != (1, 1) else 1
+            for rows in _slices(left_a.shape[-1], left_b.shape[-1] * core[0, 0].numel(), core, parts):
                 since = rows.start if upper else 0
                 product = self._product(left_a[:, tokens, rows], left_b[:, tokens, since:], core)
                 for one in from_a:
@@ -162,7 +164,7 @@ class Summed(Assembly):
         """Return the tokens in parts, few enough that the cores of one part are small beside the result."""
         n, tokens = self.families[a].left.shape[:2]
         width = self.families[a].adjoint.shape[-1] * self.families[b].adjoint.shape[-1]
-        return _slices(tokens, n * width, self.families[a].left)
+        return _slices(tokens, n * width, self.families[a].left, limit=CORE_BYTES)
 
 
 def _seen_from_behind(product: Float[Tensor, "x lb y rb"], image: Image) -> Float[Tensor, "x lb2 y rb2"]:
@@ -184,7 +186,8 @@ def _end_to_end(x: Float[Tensor, "n L ..."]) -> Tensor:
     return x.flatten(0, 1)
 
 
-def _slices(count: int, entries: int, like: Tensor, parts: int = 1) -> list[slice]:
-    """Return a range in parts, at least so many, each with so few of `entries` that they stay within SLICE_BYTES."""
-    step = max(1, min(SLICE_BYTES // (entries * like.element_size()), -(-count // parts)))
+def _slices(count: int, entries: int, like: Tensor, parts: int = 1, limit: int | None = None) -> list[slice]:
+    """Return a range in parts, at least so many, each with so few of `entries` that they stay within the limit."""
+    most = (SLICE_BYTES if limit is None else limit) // (entries * like.element_size())
+    step = max(1, min(most, -(-count // parts)))
     return [slice(i, min(i + step, count)) for i in range(0, count, step)]
