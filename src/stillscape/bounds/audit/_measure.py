@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stillscape.bounds.audit.statement import Finding
+
 Numbers = Tensor | np.ndarray | float
 
 #: Relative error up to which a closed form counts as exact in float64; sums of a few thousand products stay far below.
@@ -45,6 +47,14 @@ class Errors:
         """Say draws, violations and the worst error."""
         beyond = sum(not value <= EXACT for value in self.values)
         return f"{len(self.values)} draws, {beyond} off by more than {EXACT:.0e}, worst relative error {self.worst:.1e}"
+
+    def tightness(self) -> str:
+        """Say that nothing is lost."""
+        return "exact"
+
+    def numbers(self) -> dict[str, float]:
+        """Return the number that a row keeps."""
+        return {"worst": self.worst}
 
 
 class Ratios:
@@ -88,6 +98,35 @@ class Ratios:
     def tightness(self) -> str:
         """Say median and best bound/truth."""
         return f"bound/truth: median {self.median:.3g}, best {1.0 / self.largest if self.largest else float('inf'):.6g}"
+
+    def numbers(self) -> dict[str, float]:
+        """Return the number that a row keeps."""
+        return {"largest": self.largest}
+
+
+def finding(
+    verdict: str,
+    evidence: str,
+    mended: Errors | Ratios,
+    numbers: dict[str, float] | None = None,
+    *,
+    measured: str = "",
+    tightness: str = "",
+    also: bool = True,
+) -> Finding:
+    """Return the finding on a corrected statement that one collection of errors or ratios decides.
+
+    Args:
+        verdict: on the printed statement.
+        evidence: for it.
+        mended: what was measured of the corrected statement: an exact form's errors, or truths against a bound.
+        numbers: what the row keeps; that of `mended` stands last, unless it is named among them.
+        measured: words in place of `mended`'s own, where it isn't all that was measured.
+        tightness: likewise.
+        also: what has to hold besides.
+    """
+    texts = measured or mended.text(), tightness or mended.tightness()
+    return Finding(verdict, evidence, *texts, mended.holds and also, (numbers or {}) | mended.numbers())
 
 
 def share(count: int, total: int) -> str:

@@ -8,9 +8,9 @@ from stillscape.bounds._attention_norms import spectral
 from stillscape.bounds.audit import _cases
 from stillscape.bounds.audit._cases import Case, attention_case, pieces
 from stillscape.bounds.audit._kronecker import commutation, eye, kron, residual, spreader
-from stillscape.bounds.audit._measure import Errors, Ratios, misfit
+from stillscape.bounds.audit._measure import Errors, Ratios, finding, misfit
 from stillscape.bounds.audit.derivatives import layers, ordinary
-from stillscape.bounds.audit.statement import Claim, Finding, Setting, judged
+from stillscape.bounds.audit.statement import Claim, Finding, Setting, judged, judged_product
 from stillscape.hessian import self_attention
 
 OUTER_PAIRS = (("W_V", "W_V"), ("W_Q", "W_Q"), ("W_V", "W_Q"), ("W_Q", "W_K"), ("W_V", "W_K"), ("W_K", "W_K"))
@@ -27,13 +27,8 @@ def printed_outer(setting: Setting) -> Finding:
             printed.add(torch.stack([form[pair] for form in forms]), want[pair], truth.outer)
     for case in ordinary(setting, 20):
         _add_outer(mended, case, OUTER_PAIRS)
-    return Finding(
-        judged(printed.holds),
-        f"all four, d = d_V: {printed.text()}",
-        mended.text(),
-        "exact",
-        mended.holds,
-        {"printed_worst": printed.worst, "worst": mended.worst},
+    return finding(
+        judged(printed.holds), f"all four, d = d_V: {printed.text()}", mended, {"printed_worst": printed.worst}
     )
 
 
@@ -49,13 +44,11 @@ def printed_query_query(setting: Setting) -> Finding:
         printed.add(torch.stack(found), want, truth.H)
     for case in ordinary(setting, 40):
         _add_functional(mended, case, [("W_Q", "W_Q")])
-    return Finding(
+    return finding(
         judged(printed.holds),
         f"R is not defined; read as vec_r(F - Y)' (x) I, d = d_V: {printed.text()}",
-        mended.text(),
-        "exact",
-        mended.holds,
-        {"printed_worst": printed.worst, "worst": mended.worst},
+        mended,
+        {"printed_worst": printed.worst},
     )
 
 
@@ -70,13 +63,12 @@ def printed_value_query(setting: Setting) -> Finding:
         _add_functional(errors, other, [("W_V", "W_Q")])
     norms = [float(spectral(spreader(size, 2)) ** 2 / size) for size in (1, 2, 3, 5)]
     sharp = max(abs(norm - 1.0) for norm in norms) < 1e-12
-    return Finding(
-        "undefined" if where else "fails",
+    return finding(
+        judged_product(where),
         f"L, d, d_V = 4, 3, 3: {where}; S is not defined",
-        f"{errors.text()}; ||S||^2/d_V is within {max(abs(norm - 1.0) for norm in norms):.0e} of 1",
-        "exact",
-        errors.holds and sharp,
-        {"worst": errors.worst},
+        errors,
+        measured=f"{errors.text()}; ||S||^2/d_V is within {max(abs(norm - 1.0) for norm in norms):.0e} of 1",
+        also=sharp,
     )
 
 
@@ -99,13 +91,11 @@ def printed_query_key(setting: Setting) -> Finding:
             wrong = rest + layer.r * (layer.functional(G, "W_Q", "W_K") - rest)
             want = pieces(truth.functional[number : number + 1], other)["W_Q", "W_K"]
             suspected.add(wrong[None], want)
-    return Finding(
-        "undefined" if where else "fails",
+    return finding(
+        judged_product(where),
         f"L, d, d_K = 4, 3, 2: {where}. Its prefactor 1/sqrt(d_K) is right: 1/d_K in its place is off by up to "
         f"{suspected.worst:.0%}",
-        mended.text(),
-        "exact",
-        mended.holds,
+        mended,
         {"worst": mended.worst, "suspected_worst": suspected.worst},
     )
 
@@ -116,14 +106,7 @@ def missing_blocks(setting: Setting) -> Finding:
     for case in ordinary(setting, 40):
         _add_functional(errors, case, [("W_V", "W_K"), ("W_K", "W_K")])
         _add_outer(errors, case, (("W_V", "W_K"), ("W_K", "W_K")))
-    return Finding(
-        "undefined",
-        "the drafts give no H_o and H_f for (V, K) and (K, K)",
-        errors.text(),
-        "exact",
-        errors.holds,
-        {"worst": errors.worst},
-    )
+    return finding("undefined", "the drafts give no H_o and H_f for (V, K) and (K, K)", errors)
 
 
 def second_moment_bound(setting: Setting) -> Finding:
@@ -137,13 +120,12 @@ def second_moment_bound(setting: Setting) -> Finding:
         r, g = size[2] ** -0.5, truth.G.norm(dim=-1).amax(-1)
         bound = constants.SOFTMAX_SECOND * r**2 * g * W["W_V"] * X**5 * W["W_K"] ** 2
         mended.add(spectral(_functional_block(case, "W_Q", "W_Q")), bound)
-    return Finding(
+    return finding(
         "undefined",
         f"the text bounds ||Z_1|| a second time; the ||Z_2|| <= X_max^5 that it goes on with: {used.text()}",
-        mended.text(),
-        mended.tightness(),
-        mended.holds and used.holds,
-        {"used_largest": used.largest, "largest": mended.largest},
+        mended,
+        {"used_largest": used.largest},
+        also=used.holds,
     )
 
 
@@ -158,13 +140,12 @@ def kronecker_forms(setting: Setting) -> Finding:
                 forms = [layer.functional(g, a, b) for layer, g in zip(layers(case), G, strict=True)]
                 errors.add(torch.stack(forms), exact.block(a, b, "functional"), whole)
     commuted = max(_commutation_error(p, q) for p in (1, 2, 3) for q in (1, 2, 4))
-    return Finding(
+    return finding(
         "undefined",
         'the drafts leave the other pairs to "follow similarly"',
-        f"{errors.text()}; K vec(M) = vec(M') within {commuted:.0e}",
-        "exact",
-        errors.holds and commuted == 0.0,
-        {"worst": errors.worst},
+        errors,
+        measured=f"{errors.text()}; K vec(M) = vec(M') within {commuted:.0e}",
+        also=commuted == 0.0,
     )
 
 
@@ -188,7 +169,7 @@ def proposition_3(setting: Setting) -> Finding:
             got = self_attention(*case.layer, loss=case.loss).matvec(v)
             size = torch.linalg.matrix_norm(H) * v.norm(dim=-1)
             errors.add(got, (H @ v[..., None]).squeeze(-1), size[:, None])
-    return Finding("undefined", "nothing is printed", errors.text(), "exact", errors.holds, {"worst": errors.worst})
+    return finding("undefined", "nothing is printed", errors)
 
 
 def _closed_form(setting: Setting, part: str) -> Finding:
@@ -198,14 +179,7 @@ def _closed_form(setting: Setting, part: str) -> Finding:
             truth = case.truth()
             want = truth.functional if part == "functional" else truth.outer
             errors.add(self_attention(*case.layer, loss=case.loss).dense(part), want, truth.H)
-    return Finding(
-        "undefined",
-        "only for single blocks and the mean squared error: #11 to #15",
-        errors.text(),
-        "exact",
-        errors.holds,
-        {"worst": errors.worst},
-    )
+    return finding("undefined", "only for single blocks and the mean squared error: #11 to #15", errors)
 
 
 def _functional_block(case: Case, a: str, b: str) -> Tensor:

@@ -8,7 +8,7 @@ from stillscape.bounds import constants
 from stillscape.bounds._attention_norms import spectral
 from stillscape.bounds.audit import _cases
 from stillscape.bounds.audit._cases import BLOCK_SIZES, Case, block_case, pieces
-from stillscape.bounds.audit._measure import Errors, Ratios
+from stillscape.bounds.audit._measure import Errors, Ratios, finding
 from stillscape.bounds.audit.statement import Claim, Finding, Setting, judged
 from stillscape.bounds.block import transformer_block as block_bound
 from stillscape.bounds.block import transformer_block_pairs
@@ -36,14 +36,12 @@ def normalization(setting: Setting) -> Finding:
     ones = torch.ones(6, 1, dtype=X.dtype)
     shape = tuple((beta[:, None] @ ones.mT).shape)
     bad = bool(without_eps.isnan().any()) or shape != tuple(X.shape[1:])
-    return Finding(
+    return finding(
         "undefined" if bad else judged(over_rows.holds),
         f"without eps a constant token becomes {float(without_eps[0, 0]):g}; for 6 tokens of 4 features beta 1' is "
         f'{shape[0]}x{shape[1]}, the output 6x4; means over tokens ("feature-wise") are off by up to '
         f"{over_rows.worst:.0%}",
-        errors.text(),
-        "exact",
-        errors.holds,
+        errors,
         {"worst": errors.worst, "feature_wise": over_rows.worst},
     )
 
@@ -66,20 +64,15 @@ def normalization_derivative(setting: Setting) -> Finding:
     s = torch.tensor([[1.0, 2.0, 4.0, 0.5]], dtype=torch.float64)
     example = Errors()
     example.add(_draft_b(s), _derivative(s, 0.0))
-    return Finding(
+    return finding(
         judged(by_variance.holds and without_root.holds),
         f"seed 000 divides by the variance instead of its root: off by up to {by_variance.worst:.0%}; seed 001 lacks "
         f"1/sigma in its second term: off by up to {without_root.worst:.0%}, {example.worst:.0%} at "
         f"s = (1, 2, 4, 0.5); both lack eps",
-        f"first: {mended.text()}; second: {second.text()}",
-        "exact",
-        mended.holds and second.holds,
-        {
-            "seed_000": by_variance.worst,
-            "seed_001": without_root.worst,
-            "example": example.worst,
-            "worst": mended.worst,
-        },
+        mended,
+        {"seed_000": by_variance.worst, "seed_001": without_root.worst, "example": example.worst},
+        measured=f"first: {mended.text()}; second: {second.text()}",
+        also=second.holds,
     )
 
 
@@ -102,13 +95,13 @@ def chain_rule(setting: Setting) -> Finding:
         exact = transformer_block(case.X, case.shared, loss=only_B, eps=EPS).dense("outer")
         errors.add(exact, truth.J.mT @ truth.J)
     wrong = [f"{name} {error:.0%}" for name, error in off.items() if name not in right]
-    return Finding(
+    return finding(
         judged(not wrong),
         f"right for {', '.join(name for name in off if name in right)} only; off for {', '.join(wrong)}",
-        f"J'J of all eleven parameters: {errors.text()}",
-        "exact",
-        errors.holds and right == set(UPSTREAM),
-        {"right": len(right), "wrong": len(wrong), "worst": errors.worst},
+        errors,
+        {"right": len(right), "wrong": len(wrong)},
+        measured=f"J'J of all eleven parameters: {errors.text()}",
+        also=right == set(UPSTREAM),
     )
 
 
@@ -192,14 +185,14 @@ def completed_theorem(setting: Setting) -> Finding:
             blocks, count = max(blocks, float(gap.max())), count + 1
         if isinstance(case.loss, CrossEntropy):
             whole.add(*_with_head(case, activation, norm))
-    return Finding(
+    return finding(
         "undefined",
         "the theorem and its proof are marked TODO",
-        f"whole: {whole.text()}; outer part: {outer.text()}; of {count} blocks the worst is off by {blocks:.1e} of "
-        f"||H||_F",
-        "exact",
-        whole.holds and outer.holds and blocks <= 1e-10,
+        whole,
         {"worst": whole.worst, "worst_block": blocks},
+        measured=f"whole: {whole.text()}; outer part: {outer.text()}; of {count} blocks the worst is off by "
+        f"{blocks:.1e} of ||H||_F",
+        also=outer.holds and blocks <= 1e-10,
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from stillscape.bounds import attention, local_surface, minimum
 from stillscape.bounds.audit import _cases, _softmax_head
 from stillscape.bounds.audit._cases import Case, attention_case, block_case
-from stillscape.bounds.audit._measure import SLACK, Ratios, share
+from stillscape.bounds.audit._measure import SLACK, Ratios, finding, share
 from stillscape.bounds.audit.statement import Claim, Finding, Setting, judged
 from stillscape.bounds.loss_difference import loss_difference
 from stillscape.bounds.loss_difference import sufficient_size as smallest_sufficient
@@ -95,19 +95,19 @@ def printed_bound(setting: Setting) -> Finding:
         quadratic.add(_difference(values), _theorem_3(k, losses, H, float(np.linalg.norm(step)), "printed"))
     flat, bound, distance, difference = _layer_at_a_common_minimum()
     printed, mended = _theorem_3_on_layers(setting, setting.share(20))
-    return Finding(
+    return finding(
         judged(quadratic.holds and difference <= bound and printed.holds),
         f"quadratics with a common minimum: {quadratic.text()}. A true layer at W = 0 with centered tokens and target "
         f"0, where losses, gradients and Hessians are at most {flat:.0e}: the bound is {bound:.3g} at distance "
         f"{distance:.3g}, the difference {difference:.3g}. Layers away from a minimum: above it in "
         f"{share(printed.violations, len(printed.values))}, by up to {printed.largest:.3g}",
-        f"Theorem 3' (i) on true layers: {mended.text()}",
-        f"{mended.tightness()}, where all samples but the new one are fitted",
-        mended.holds,
+        mended,
         {
             "quadratic_violations": quadratic.violations, "difference": difference, "printed_largest": printed.largest,
             "largest": mended.largest, "violations": mended.violations,
         },
+        measured=f"Theorem 3' (i) on true layers: {mended.text()}",
+        tightness=f"{mended.tightness()}, where all samples but the new one are fitted",
     )  # fmt: skip
 
 
@@ -132,15 +132,16 @@ def mended_bound(setting: Setting) -> Finding:
     opposite = np.array([[1.0], [-1.0]])  # k = 1: |g_2 - g_1| is twice the distance from the mean of both
     factor = abs(opposite[1, 0] - opposite[0, 0]) / np.abs(opposite - opposite.mean()).max()
     from_mean.add(factor, 2.0)
-    return Finding(
+    return finding(
         "fails",
         f"no gradient term, and 2 l_max where l_max does ({ranges.text()}). A gradient term with the distance from the "
         f"mean of all samples would be too small in {share(from_all.violations, len(from_all.values))}, by up to "
         f"{max(factor, from_all.largest):.3g}",
-        f"l_max at w: {at_w.text()}; twice the distance from the mean of all: {from_mean.text()}",
-        f"sharp: attained {at_w.largest:.6g}",
-        at_w.holds and from_mean.holds and ranges.holds,
+        at_w,
         {"factor": factor, "largest": at_w.largest, "range_largest": ranges.largest},
+        measured=f"l_max at w: {at_w.text()}; twice the distance from the mean of all: {from_mean.text()}",
+        tightness=f"sharp: attained {at_w.largest:.6g}",
+        also=from_mean.holds and ranges.holds,
     )
 
 
@@ -184,13 +185,11 @@ def monotone_decrease(setting: Setting) -> Finding:
         difference = np.abs(np.diff(np.cumsum(order) / np.arange(1, len(order) + 1)))
         steps, grows = steps + len(difference) - 1, grows + int((np.diff(difference) > 0).sum())
         envelope.add(difference, order.max() / (k + 1))
-    return Finding(
+    return finding(
         judged(grows == 0),
         f"losses of a true layer in 10 random orders: the difference grows in {grows / steps:.1%} of {steps} steps",
-        envelope.text(),
-        envelope.tightness(),
-        envelope.holds,
-        {"share": grows / steps, "largest": envelope.largest},
+        envelope,
+        {"share": grows / steps},
     )
 
 
@@ -208,13 +207,12 @@ def telescoping(setting: Setting) -> Finding:
         losses = setting.rng.uniform(0, 1, m) ** 3
         gap = abs(losses[:k].mean() - losses.mean())
         bound.add(0.0 if k == m else gap, (1.0 - k / m) * losses.max())
-    return Finding(
+    return finding(
         judged(far <= neighbor),
         f"k = 1000 of 100000: no step after k is above {neighbor:.1e}, and L_m - L_k = {far:.3g}",
-        bound.text(),
-        f"sharp: attained {bound.largest:.6g}",
-        bound.holds,
-        {"neighbor": neighbor, "far": far, "largest": bound.largest},
+        bound,
+        {"neighbor": neighbor, "far": far},
+        tightness=f"sharp: attained {bound.largest:.6g}",
     )
 
 

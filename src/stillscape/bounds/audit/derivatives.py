@@ -9,8 +9,8 @@ from stillscape.bounds._attention_norms import spectral
 from stillscape.bounds.audit import _cases, _kronecker
 from stillscape.bounds.audit._cases import Case, attention_case, pieces
 from stillscape.bounds.audit._kronecker import Layer, commutation, eye, kron
-from stillscape.bounds.audit._measure import Errors, Ratios, misfit, share, size_of
-from stillscape.bounds.audit.statement import Claim, Finding, Setting, judged
+from stillscape.bounds.audit._measure import Errors, Ratios, finding, misfit, share, size_of
+from stillscape.bounds.audit.statement import Claim, Finding, Setting, judged, judged_product
 from stillscape.hessian import self_attention
 from stillscape.hessian.self_attention import WEIGHTS
 
@@ -48,14 +48,12 @@ def softmax_derivative(setting: Setting) -> Finding:
     wrong, right = (
         float(spectral(f(A))) for f in (counterexamples.softmax_derivative_printed, counterexamples.softmax_derivative)
     )
-    return Finding(
+    return finding(
         judged(printed.holds),
         f"off in {len(printed.values)} draws by up to {printed.worst:.3g} times the true derivative; at "
         f"A = 0.96 I + 0.01 11', L = 4, its norm is {wrong:.4g}, the true one {right:.3g}",
-        mended.text(),
-        "exact",
-        mended.holds,
-        {"printed_worst": printed.worst, "printed_norm": wrong, "true_norm": right, "worst": mended.worst},
+        mended,
+        {"printed_worst": printed.worst, "printed_norm": wrong, "true_norm": right},
     )
 
 
@@ -74,14 +72,12 @@ def attention_norm(setting: Setting) -> Finding:
     A, X = example.attention, example.X
     norm, stretch = float(spectral(A)), float(spectral(A @ X) / spectral(X))
     mended.add(spectral(A), constants.attention_norm(A))
-    return Finding(
+    return finding(
         judged(above == 0 and longer == 0 and norm <= 1),
         f"||A|| > 1 in {share(above, total)} ordinary draws and ||AX|| > ||X|| in {longer}; four tokens that attend to "
         f"the first have ||A|| = {norm:.6g} and ||AX||/||X|| = {stretch:.6g}",
-        mended.text(),
-        mended.tightness(),
-        mended.holds,
-        {"above_one": above, "draws": total, "norm": norm, "largest": mended.largest},
+        mended,
+        {"above_one": above, "draws": total, "norm": norm},
     )
 
 
@@ -91,7 +87,7 @@ def value_jacobian(setting: Setting) -> Finding:
     for case in ordinary(setting, 10):
         want = jacobians(case)["W_V"]
         errors.add(torch.stack([layer.jacobian("W_V") for layer in layers(case)]), want)
-    return Finding(judged(errors.holds), errors.text(), errors.text(), "exact", errors.holds, {"worst": errors.worst})
+    return finding(judged(errors.holds), errors.text(), errors)
 
 
 def query_jacobian(setting: Setting) -> Finding:
@@ -107,14 +103,7 @@ def query_jacobian(setting: Setting) -> Finding:
         errors.add(
             torch.stack([layer.jacobian("W_Q") for layer in layers(case)]), J["W_Q"], torch.cat([*J.values()], -1)
         )
-    return Finding(
-        "undefined" if where else "fails",
-        f"L, d, d_K = 4, 3, 2: {where}; the derivative is {true}",
-        errors.text(),
-        "exact",
-        errors.holds,
-        {"worst": errors.worst},
-    )
+    return finding(judged_product(where), f"L, d, d_K = 4, 3, 2: {where}; the derivative is {true}", errors)
 
 
 def key_scores(setting: Setting) -> Finding:
@@ -134,14 +123,13 @@ def key_scores(setting: Setting) -> Finding:
         (printed if sizes[2] > 1 else single).add(as_printed, true_K)
         mended.add(as_printed @ commutation(sizes[2], sizes[1]), true_K)
         queries.add(torch.stack([layer.r * kron(layer.X, layer.X @ layer.W_K) for layer in layers(case)]), true_Q)
-    return Finding(
+    return finding(
         judged(printed.holds),
         f"off by up to {printed.worst:.3g} times the true derivative for d_K > 1, exact for d_K = 1 "
         f"({single.worst:.0e}); dT/dW_Q beside it holds ({queries.worst:.0e})",
-        mended.text(),
-        "exact",
-        mended.holds and queries.holds,
+        mended,
         {"printed_worst": printed.worst, "worst": mended.worst, "queries_worst": queries.worst},
+        also=queries.holds,
     )
 
 
@@ -156,13 +144,8 @@ def outer_query_key(setting: Setting) -> Finding:
         truth = case.truth()
         J = {name: torch.stack([layer.jacobian(name) for layer in layers(case)]) for name in ("W_Q", "W_K")}
         errors.add(J["W_Q"].mT @ truth.B @ J["W_K"], pieces(truth.outer, case)["W_Q", "W_K"], truth.outer)
-    return Finding(
-        "undefined" if where else "fails",
-        f"L, d, d_K = 4, 3, 2: {where}; and the commutation of W_K is missing, as in #5",
-        errors.text(),
-        "exact",
-        errors.holds,
-        {"worst": errors.worst},
+    return finding(
+        judged_product(where), f"L, d, d_K = 4, 3, 2: {where}; and the commutation of W_K is missing, as in #5", errors
     )
 
 
@@ -180,13 +163,10 @@ def second_query_key(setting: Setting) -> Finding:
         first = torch.cat([J.flatten(1) for J in jacobians(case).values()], -1)
         scale = torch.cat([F.flatten(1), first], -1)  # where attention is all but one-hot, d2F alone is rounding
         errors.add(torch.stack([layer.second("W_Q", "W_K") for layer in layers(case)]), want, scale)
-    return Finding(
-        "undefined" if where else "fails",
+    return finding(
+        judged_product(where),
         f"L, d, d_K = 4, 3, 2: {where}; the second term, without XW_V, is {last} and the derivative {true}",
-        errors.text(),
-        "exact",
-        errors.holds,
-        {"worst": errors.worst},
+        errors,
     )
 
 
@@ -229,14 +209,7 @@ def functional_factor(setting: Setting) -> Finding:
                 errors.add(torch.stack(got), want[a, b], truth.H)
         G = truth.G[0]
         where = misfit((("G (x) I", kron(G, eye(size))), ("d2F/dW2", parts[0])))
-    return Finding(
-        "undefined" if where else "fails",
-        f"L, d, d_K, d_V = {', '.join(map(str, _cases.SIZES[-1]))}: {where}",
-        errors.text(),
-        "exact",
-        errors.holds,
-        {"worst": errors.worst},
-    )
+    return finding(judged_product(where), f"L, d, d_K, d_V = {', '.join(map(str, _cases.SIZES[-1]))}: {where}", errors)
 
 
 def output_hessian(setting: Setting) -> Finding:
@@ -250,14 +223,12 @@ def output_hessian(setting: Setting) -> Finding:
         own.add(self_attention(*case.layer, loss=case.loss).dense("outer"), truth.outer)
     J, G = truth.J[0], truth.G[0]
     where = misfit((("(dF/dw)'", J.mT), ("an L x d matrix", G)))
-    return Finding(
-        "undefined" if where else "fails",
+    return finding(
+        judged_product(where),
         f"{where}; B is {size_of(truth.B[0])}. With B averaged over the samples of a cross-entropy, the mean H_o is "
         f"off by up to {averaged.worst:.1%}",
-        own.text(),
-        "exact",
-        own.holds,
-        {"averaged_worst": averaged.worst, "worst": own.worst},
+        own,
+        {"averaged_worst": averaged.worst},
     )
 
 

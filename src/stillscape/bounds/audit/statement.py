@@ -96,3 +96,8 @@ class Claim:
 def judged(holds: bool) -> str:
     """Return the verdict on a statement that can be evaluated."""
     return "holds" if holds else "fails"
+
+
+def judged_product(misfit: str | None) -> str:
+    """Return the verdict on a wrong product of matrices: a formula that doesn't even conform is undefined."""
+    return "undefined" if misfit else "fails"

@@ -11,7 +11,7 @@ from stillscape.bounds import _attention_norms, attention, constants, counterexa
 from stillscape.bounds._attention_norms import spectral
 from stillscape.bounds.audit import _cases
 from stillscape.bounds.audit._cases import Case, Truth, attention_case, pieces
-from stillscape.bounds.audit._measure import Ratios, share
+from stillscape.bounds.audit._measure import Ratios, finding, share
 from stillscape.bounds.audit.statement import Claim, Finding, Setting, judged
 from stillscape.hessian import MSE, self_attention
 
@@ -29,15 +29,14 @@ def printed_theorem(setting: Setting) -> Finding:
         printed.add(norms, _printed(draw))
         mended.add(norms, _bound(draw, "a_priori"))
     mended.add(truth.norms, _bound(case, "a_priori"))
-    return Finding(
+    return finding(
         judged(norm <= M and printed.holds),
         f"a layer with ||X|| = ||W|| = 1 and no residual: ||H|| = {norm:.6g} against M = {M:.6g}, ratio "
         f"{norm / M:.4g}; the block of W_V alone has {values:.6g}. Random draws: {printed.violations} of "
         f"{len(printed.values)} above M, median M/||H|| {printed.median:.3g}",
-        f"Theorem 1' at the same places: {mended.text()}",
-        mended.tightness(),
-        mended.holds,
-        {"norm": norm, "printed": M, "ratio": norm / M, "draws_above": printed.violations, "largest": mended.largest},
+        mended,
+        {"norm": norm, "printed": M, "ratio": norm / M, "draws_above": printed.violations},
+        measured=f"Theorem 1' at the same places: {mended.text()}",
     )
 
 
@@ -55,14 +54,12 @@ def largest_block(setting: Setting) -> Finding:
         mended.add(truth.norms, _attention_norms.block_matrix_norm(blocks))
     truth = case.truth()
     mended.add(truth.norms, _attention_norms.block_matrix_norm(_block_norms(truth, case)))
-    return Finding(
+    return finding(
         judged(step.holds and attained <= 1),
         f"two tokens x = (1, -1): ||H|| is {attained:.6g} times its largest block; in draws up to {step.largest:.3g}, "
         f"above it in {share(step.violations, len(step.values))}",
-        mended.text(),
-        mended.tightness(),
-        mended.holds,
-        {"attained": attained, "largest": mended.largest},
+        mended,
+        {"attained": attained},
     )
 
 
@@ -76,13 +73,12 @@ def frobenius_loss(setting: Setting) -> Finding:
         M = float(attention.self_attention(*example.layer, loss=example.loss, kind="printed"))
         said.append(f"{norms[-1]:.5g} (M = {M:.4g})")
         mended.add(norms[-1], attention.self_attention(*example.layer, loss=loss, kind="a_priori"))
-    return Finding(
+    return finding(
         judged(norms[-1] <= M),
         f"at distance 1, 0.01, 0.0001 from the target ||H|| is {', '.join(said)}: no M bounds it",
-        f"Theorem 1' with beta = ||B||: {mended.text()}",
-        mended.tightness(),
-        mended.holds,
-        {"norm_1": norms[0], "norm_2": norms[1], "norm_3": norms[2], "largest": mended.largest},
+        mended,
+        {"norm_1": norms[0], "norm_2": norms[1], "norm_3": norms[2]},
+        measured=f"Theorem 1' with beta = ||B||: {mended.text()}",
     )
 
 
@@ -125,13 +121,12 @@ def lemma_2(setting: Setting) -> Finding:
     second = jacfwd(jacfwd(lambda t: t.softmax(-1)))(a.log())
     top = abs(float(torch.einsum("jkl,j,k,l->", second, at, at, at)))
     ratios.add(top, constant)
-    return Finding(
+    return finding(
         "undefined",
         "nothing is said of d2A/dT2; a norm of 1 is used without a word",
-        ratios.text(),
-        f"sharp: attained {top / constants.SOFTMAX_SECOND:.6g}",
-        ratios.holds,
-        {"attained": top / constants.SOFTMAX_SECOND, "largest": ratios.largest},
+        ratios,
+        {"attained": top / constants.SOFTMAX_SECOND},
+        tightness=f"sharp: attained {top / constants.SOFTMAX_SECOND:.6g}",
     )
 
 
@@ -150,14 +145,12 @@ def lemma_4(setting: Setting) -> Finding:
         mended.add(spectral(A @ X), math.sqrt(L) * rows)
         pooling = _cases.probabilities(setting.generator, n, L)
         mended.add((pooling[:, None] @ A @ X).norm(dim=-1).squeeze(-1), rows)
-    return Finding(
+    return finding(
         judged(printed.holds and stretch.holds),
         f"||A|| up to {printed.largest:.3g}, above 1 in {share(printed.violations, len(printed.values))}; ||AX||/||X|| "
         f"up to {stretch.largest:.3g}, above 1 in {share(stretch.violations, len(stretch.values))}",
-        mended.text(),
-        mended.tightness(),
-        mended.holds,
-        {"norm": printed.largest, "stretch": stretch.largest, "largest": mended.largest},
+        mended,
+        {"norm": printed.largest, "stretch": stretch.largest},
     )
 
 
@@ -196,14 +189,15 @@ def _theorem(setting: Setting, kind: str, tight: counterexamples.Example, ball: 
     every.add(refuted.truth().norms, _bound(refuted, kind))
     above = float(refuted.truth().norms / _bound(refuted, "printed"))
     on_ball = "" if ball is None else f"; on balls around the weights: {ball.text()}"
-    return Finding(
+    return finding(
         judged(above <= 1.0),
         f"the one M of Theorem 1 is below ||H|| by the factor {above:.4g}: #17",
-        every.text() + on_ball,
-        f"median bound/truth {looseness.median:.3g} at Xavier weights, {ratios.median:.3g} over mixed scales and "
-        f"losses; sharp: attained {attained:.6g}",
-        every.holds and (ball is None or ball.holds),
+        every,
         {"attained": attained, "largest": every.largest, "median": looseness.median, "violations": every.violations},
+        measured=every.text() + on_ball,
+        tightness=f"median bound/truth {looseness.median:.3g} at Xavier weights, {ratios.median:.3g} over mixed "
+        f"scales and losses; sharp: attained {attained:.6g}",
+        also=ball is None or ball.holds,
     )
 
 
