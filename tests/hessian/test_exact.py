@@ -122,6 +122,17 @@ def test_one_vector_for_each_sample():
     torch.testing.assert_close(h.matvec(v), (h.dense() @ v[..., None]).squeeze(-1))
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("heads", "d_K"), [(1, 1), (1, 3), (2, 1), (2, 3)])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_queries_and_keys_of_a_mean(layer, heads, d_K, seed):
+    # With d < 2 d_K both come from the second derivatives in W_Q W_K', else each from its own.
+    sizes = {"n": 3, "L": 4, "d": 4, "d_K": d_K, "d_f": 3, "heads": heads}
+    h = random_case(seed, layer, **sizes).closed_form()
+    for part in PARTS:
+        assert relative_error(h.mean(part)[None], h.dense(part).mean(0)[None], h.dense().mean(0)[None]) < 1e-12
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_chunks_change_nothing(layer, monkeypatch):
     from stillscape.hessian import each_sample, exact, summed
