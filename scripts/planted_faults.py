@@ -162,7 +162,7 @@ FAULTS = (
     Fault("directions of the loss dropped from the mean", "hessian/summed.py",
           "_rank_update(out[0], factor.flatten(0, 1))", "pass", (POOLED_TESTS,)),
     Fault("keys of the mean seen through W_Q' for W_Q", "hessian/summed.py",
-          "torch.mm(image.left[rows].mT,", "torch.mm(image.left[rows],", (LAYER_TESTS,)),
+          "torch.mm(image.left.mT,", "torch.mm(image.left,", (LAYER_TESTS,)),
     Fault("left vectors don't move in the mean", "hessian/summed.py",
           "if self.moves(a, b) and keys.get(a, b) == b:", "if False:", (LAYER_TESTS,)),
     Fault("block below the diagonal not transposed", "hessian/layout.py",

@@ -72,6 +72,11 @@ class Patch:
         return self.start + (left - 1) * self.stride_left + (right - 1) * self.stride_right + 1
 
     @property
+    def spans(self) -> tuple[slice, slice]:
+        """Which left and right entries."""
+        return self.left, self.right
+
+    @property
     def sizes(self) -> tuple[int, int]:
         """How many left and right entries."""
         return self.left.stop - self.left.start, self.right.stop - self.right.start

@@ -45,7 +45,7 @@ class Summed(Assembly):
                 coupled = self.coupled(a, b)
                 if coupled is not None:
                     product = _end_to_end(self.families[a].left).mT @ _end_to_end(coupled).flatten(1)
-                    self._add(out, layout, (a, 0), (b, 0), product.unflatten(-1, coupled.shape[2:]))
+                    self._add(out, layout, a, b, product.unflatten(-1, coupled.shape[2:]))
         factor = self.factor(layout)
         if factor is not None:
             _rank_update(out[0], factor.flatten(0, 1))
@@ -77,14 +77,14 @@ class Summed(Assembly):
             if core is None:
                 return
             parts = 8 if upper and core.shape[:2] != (1, 1) else 1
-            for rows in _slices(left_a.shape[-1], left_b.shape[-1] * core[0, 0].numel(), core, parts):
-                since = rows.start if upper else 0
-                product = self._product(left_a[:, tokens, rows], left_b[:, tokens, since:], core)
+            for columns in _slices(left_b.shape[-1], left_a.shape[-1] * core[0, 0].numel(), core, parts):
+                rows = slice(0, columns.stop) if upper else slice(None)
+                product = self._product(left_a[:, tokens, rows], left_b[:, tokens, columns], core)
                 for one in from_a:
-                    seen, start = self._seen(product, one, rows)
+                    seen = self._seen(product, one)
                     for other in (image for image in from_b if one.number <= image.number):
-                        block = _seen_from_behind(seen, other).transpose(1, 2)
-                        self._add(out, layout, (one.number, start), (other.number, since), block)
+                        block, since = _seen_from_behind(seen, other, columns)
+                        self._add(out, layout, one.number, other.number, block.transpose(1, 2), since=since)
 
     def _product(self, x: Tokens, y: Tokens, core: Float[Tensor, "#n #L *r"]) -> Float[Tensor, "lx ly *r"]:
         """Return sum_i (x y') (x) core_i, in memory that the next product takes again."""
@@ -103,62 +103,62 @@ class Summed(Assembly):
         X, adjoint = self.sweep.move(a, b), self.families[b].adjoint
         X = torch.ones_like(self.families[a].adjoint) if X is None else X
         left, images = self._images(a) if X.ndim == 4 else (self.families[a].left, [])
-        for rows in _slices(left.shape[-1], adjoint.shape[-1] * X[0, 0].numel(), X):
-            product = self._product(left[..., rows], adjoint, X)
+        for columns in _slices(adjoint.shape[-1], left.shape[-1] * X[0, 0].numel(), X):
+            product = self._product(left, adjoint[..., columns], X)
             if not images:
-                self._add_diagonal(out, layout, (a, rows.start), b, product.mT)
-            for one in images:
-                block, start = self._seen(product, one, rows)  # (la, rb, ra, lb)
-                self._add(out, layout, (one.number, start), (b, 0), block.permute(0, 2, 3, 1))
+                self._add_diagonal(out, layout, a, b, product.mT, columns)
+            for one in images:  # (la, rb, ra, lb)
+                block = self._seen(product, one).permute(0, 2, 3, 1)
+                self._add(out, layout, one.number, b, block, right=columns)
 
-    def _seen(
-        self, product: Float[Tensor, "la x ra y"], image: Image, rows: slice
-    ) -> tuple[Float[Tensor, "la2 x ra2 y"], int]:
-        """Return a product of some left entries of a family for its image, and from which left entry on it is."""
+    def _seen(self, product: Float[Tensor, "la x ra y"], image: Image) -> Float[Tensor, "la2 x ra2 y"]:
+        """Return a product for an image of its first family, in memory that the next takes again."""
         la, x, ra, y = product.shape
         if image.left is not None:
             seen = self.buffers.get("image", product, image.left.shape[1], x * ra * y)
-            torch.mm(image.left[rows].mT, product.view(la, -1), out=seen)
-            return seen.view(-1, x, ra, y), 0
+            return torch.mm(image.left.mT, product.view(la, -1), out=seen).view(-1, x, ra, y)
         if image.right is not None:
             seen = self.buffers.get("image", product, la * x, image.right.shape[0], y)
-            torch.bmm(image.right.expand(la * x, -1, -1), product.view(la * x, ra, y), out=seen)
-            return seen.view(la, x, -1, y), rows.start
-        return product, rows.start
+            across = image.right.expand(la * x, -1, -1)
+            return torch.bmm(across, product.view(la * x, ra, y), out=seen).view(la, x, -1, y)
+        return product
 
-    def _add(self, out: Tensor, layout: Layout, a: tuple[int, int], b: tuple[int, int], block: Block) -> None:
-        """Add a block of two families, whose left entries count from those named, where it is above the diagonal."""
-        rows, columns = slice(a[1], a[1] + block.shape[0]), slice(b[1], b[1] + block.shape[2])
-        for pa in self._within(layout, a[0], rows):
-            for pb in self._within(layout, b[0], columns):
-                piece = block[None, shifted(pa.left, rows), pa.right, shifted(pb.left, columns), pb.right]
+    def _add(
+        self, out: Tensor, layout: Layout, a: int, b: int, block: Block, since: int = 0, right: slice | None = None
+    ) -> None:
+        """Add a block of two families where it is above the diagonal: of b, left entries since one, or some right."""
+        rows, columns = slice(0, block.shape[0]), slice(since, since + block.shape[2])
+        right = slice(0, block.shape[3]) if right is None else right
+        for pa in self._within(layout, a, rows):
+            for pb in self._within(layout, b, columns, right):
+                piece = block[None, pa.left, pa.right, shifted(pb.left, columns), shifted(pb.right, right)]
                 if above(pa, pb):
                     place(out, pa, pb).add_(piece)
-                if a[0] != b[0] and above(pb, pa):
+                if a != b and above(pb, pa):
                     place(out, pb, pa).add_(turned(piece))
 
     def _add_diagonal(
-        self, out: Tensor, layout: Layout, a: tuple[int, int], b: int, entries: Float[Tensor, "la r rb"]
+        self, out: Tensor, layout: Layout, a: int, b: int, entries: Float[Tensor, "la r rb"], right: slice
     ) -> None:
-        """Add a block that has only entries (l, r; l' = r, r')."""
-        rows = slice(a[1], a[1] + len(entries))
-        for pa in self._within(layout, a[0], rows):
-            for pb in self._within(layout, b, slice(0, entries.shape[1])):
+        """Add a block that has only entries (l, r; l' = r, r'), some of the right ones of b."""
+        for pa in self._within(layout, a, slice(0, len(entries))):
+            for pb in self._within(layout, b, slice(0, entries.shape[1]), right):
                 meet = slice(max(pa.right.start, pb.left.start), min(pa.right.stop, pb.left.stop))
                 if meet.start < meet.stop:
                     one, other = pa.across(meet.start, meet.stop), pb.along(meet.start, meet.stop)
-                    piece = entries[None, shifted(pa.left, rows), meet, pb.right].transpose(2, 3)
+                    piece = entries[None, pa.left, meet, shifted(pb.right, right)].transpose(2, 3)
                     if above(one, other):
                         place(out, one, other).diagonal(dim1=2, dim2=3).add_(piece)
                     if above(other, one):
                         turned(place(out, other, one)).diagonal(dim1=2, dim2=3).add_(piece)
 
-    def _within(self, layout: Layout, number: int, left: slice) -> Iterator[Patch]:
-        """Yield what of a family's patches has left entries in a range."""
+    def _within(self, layout: Layout, number: int, left: slice, right: slice | None = None) -> Iterator[Patch]:
+        """Yield what of a family's patches has left and right entries in a range."""
         for patch in layout.patches(self.families[number].members):
-            first, stop = max(left.start, patch.left.start), min(left.stop, patch.left.stop)
-            if first < stop:
-                yield patch.along(first, stop)
+            some = (left, right or patch.right)
+            spans = [(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(some, patch.spans, strict=True)]
+            if all(first < stop for first, stop in spans):
+                yield patch.along(*spans[0]).across(*spans[1])
 
     def _token_slices(self, a: int, b: int) -> list[slice]:
         """Return the tokens in parts, few enough that the cores of one part are small beside the result."""
@@ -167,11 +167,13 @@ class Summed(Assembly):
         return _slices(tokens, n * width, self.families[a].left, limit=CORE_BYTES)
 
 
-def _seen_from_behind(product: Float[Tensor, "x lb y rb"], image: Image) -> Float[Tensor, "x lb2 y rb2"]:
-    """Return a product for an image of its second family."""
+def _seen_from_behind(
+    product: Float[Tensor, "x lb y rb"], image: Image, columns: slice
+) -> tuple[Float[Tensor, "x lb2 y rb2"], int]:
+    """Return a product with some left entries of its second family for an image of that, and its first left entry."""
     if image.left is not None:
-        return torch.tensordot(product, image.left, dims=([1], [0])).movedim(-1, 1)
-    return product if image.right is None else product @ image.right.mT
+        return torch.tensordot(product, image.left[columns], dims=([1], [0])).movedim(-1, 1), 0
+    return (product if image.right is None else product @ image.right.mT), columns.start
 
 
 def _rank_update(out: Float[Tensor, "P P"], F: Float[Tensor, "K P"]) -> None:

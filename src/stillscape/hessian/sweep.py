@@ -208,13 +208,14 @@ class Sweep:
         for point, (curvature, outer) in enumerate(self.curvatures):
             wanted = part in ("full", "outer" if outer else "functional")
             if wanted and point in from_a.at_points and point in from_b.at_points:
+                right, other = from_a.at_points[point], some(from_b.at_points[point], tokens)
                 half = from_a.halves.get(point)
                 if half is None:
-                    half = times(from_a.at_points[point], curvature)
+                    half = times(right, curvature)
                     if a in self.families:  # it serves every b that a meets; of a meeting place, `_shared` does
                         from_a.halves[point] = half
+                kept = right is None or a in self.families
                 half = some(half, tokens)
                 assert half is not None
-                term = times_transposed(half, some(from_b.at_points[point], tokens))
-                terms.append(term.clone() if term is half else term)
+                terms.append(half.clone() if other is None and kept else times_transposed(half, other))
         return terms
