@@ -68,16 +68,21 @@ class Assembly:
         """Return whether the left vector of b moves with a, and counts."""
         return self.part != "outer" and a != b and self.sweep.has_move(a, b)
 
-    def coupled(self, a: int, b: int) -> Float[Tensor, "n L ra lb rb"] | None:
-        """Return the sum over tokens j of R_a B_ij (left_b (x) R_b)' for losses whose B couples tokens."""
+    def coupled(self, a: int, b: int, samples: slice = slice(None)) -> Float[Tensor, "n L ra lb rb"] | None:
+        """Return the sum over tokens j of R_a B_ij (left_b (x) R_b)' for losses whose B couples tokens.
+
+        Memory n L ra lb rb: about as much as the rows of a, so it is asked for a family and a few samples at a time.
+        """
         if not self.couplings:
             return None
-        n, tokens = self.families[a].left.shape[:2]
+        left = self.families[b].left[samples]
+        n, tokens = left.shape[:2]
         features = self.couplings[0].shape[-1] // tokens
-        right_a, right_b = (written_out(self.sweep.end(x), features, self.families[x].left) for x in (a, b))
+        ends = (written_out(self.sweep.end(x), features, left) for x in (a, b))
+        right_a, right_b = (right if len(right) == 1 else right[samples] for right in ends)
         spread = right_b.mT[:, :, :, None, :].expand(n, tokens, -1, -1, -1)
-        jacobian = (self.families[b].left[:, :, None, :, None] * spread).flatten(3).flatten(1, 2)
-        pulled = sum(B @ jacobian for B in self.couplings).unflatten(1, (tokens, -1))  # type: ignore[union-attr]
+        jacobian = (left[:, :, None, :, None] * spread).flatten(3).flatten(1, 2)
+        pulled = sum(B[samples] @ jacobian for B in self.couplings).unflatten(1, (tokens, -1))  # type: ignore[union-attr]
         return (right_a @ pulled).unflatten(-1, (-1, right_b.shape[-2]))
 
     def _joined(self, layout: Layout, parts: Iterable[tuple[int, Float[Tensor, "n l r"]]]) -> Float[Tensor, "n P"]:

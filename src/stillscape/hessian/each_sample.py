@@ -28,8 +28,8 @@ class Terms:
     moves: bool
     move: Float[Tensor, "#n #L *r"] | None
     core: Float[Tensor, "#n #L ra rb"] | None
-    coupled: Float[Tensor, "n L ra lb rb"] | None
     factor: Float[Tensor, "n K lb rb"] | None
+    coupled: Float[Tensor, "n L ra lb rb"] | None = None
 
     def take(self, samples: slice) -> "Terms":
         """Return the terms of some samples."""
@@ -42,6 +42,7 @@ class Terms:
 class Rows:
     """The rows of one family, and what they meet."""
 
+    number: int
     left: Float[Tensor, "n L la"]
     factor: Float[Tensor, "n K la ra"] | None
     patches: list[Patch]
@@ -68,9 +69,9 @@ class EachSample(Assembly):
         for samples in self._few(out):
             here = out[samples]
             for one in found:
-                self._write(here, one.take(samples))
+                self._write(here, self._taken(one, samples))
             for one in others:
-                self._write(here.mT, one.take(samples))
+                self._write(here.mT, self._taken(one, samples))
             for a, pa in patches if symmetric else ():
                 for b, pb in patches:
                     if a < b:
@@ -90,13 +91,19 @@ class EachSample(Assembly):
             later = [b for b in self.families if b >= a + beyond] if own else []
             patches = [(b, patch) for b in later for patch in columns.patches(self.families[b].members)]
             terms = {b: self._terms(a, b) for b in dict.fromkeys(b for b, _ in patches)}
-            found.append(Rows(family.left, self.factor_of(a), own, runs(patches), terms))
+            found.append(Rows(a, family.left, self.factor_of(a), own, runs(patches), terms))
         return found
 
     def _terms(self, a: int, b: int) -> Terms:
         moves, family = self.moves(a, b), self.families[b]
         move = self.sweep.move(a, b) if moves else None
-        return Terms(family.left, family.adjoint, moves, move, self.core(a, b), self.coupled(a, b), self.factor_of(b))
+        return Terms(family.left, family.adjoint, moves, move, self.core(a, b), self.factor_of(b))
+
+    def _taken(self, rows: Rows, samples: slice) -> Rows:
+        """Return the rows of some samples, with what couples tokens, which is too large to have for all at once."""
+        taken = rows.take(samples)
+        coupled = {b: self.coupled(rows.number, b, samples) for b in taken.terms}
+        return replace(taken, terms={b: replace(terms, coupled=coupled[b]) for b, terms in taken.terms.items()})
 
     def _write(self, out: Float[Tensor, "n P Q"], all_rows: Rows) -> None:
         for run in all_rows.runs:

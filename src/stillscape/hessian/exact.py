@@ -22,7 +22,8 @@ from stillscape.hessian.summed import Summed
 from stillscape.hessian.sweep import Sweep, Trace
 
 CHUNK_BYTES = 32 * 2**20  # what a chunk of samples may hold beside the result; much more no longer fits the cache
-MERGED_BYTES = 20 * 2**20  # the same for a mean, where larger products are worth more than the cache
+SUMMED_BYTES = 20 * 2**20  # the same for a mean, or a share of the result if that is more: larger products are faster
+SUMMED_SHARE = 16
 KEPT = 8  # traces that are remembered in a mean
 
 
@@ -120,7 +121,7 @@ class ExactHessian:
         self.num_samples, self.num_parameters = samples, self._layout.size
         self._kept: tuple[slice, Linearized] | None = None
         self._sample_bytes: tuple[int, int] | None = None
-        self._at(slice(0, 1))  # what doesn't fit is said here, not at the first product
+        self._like = self._at(slice(0, 1)).middle  # what doesn't fit is said here, not at the first product
 
     def dense(self, part: str = "full") -> Float[Tensor, "n P P"]:
         """Return the Hessian of every sample.
@@ -156,9 +157,9 @@ class ExactHessian:
         Cost: about n L P^2 / 2 multiply-adds as large matrix products; memory is that of the result and one chunk.
         """
         one_of("part", part, PARTS)
-        out = fresh(self._at(slice(0, 1)).middle, 1, self.num_parameters, self.num_parameters).zero_()
+        out = fresh(self._like, 1, self.num_parameters, self.num_parameters).zero_()
         buffers = Buffers()
-        for rows in self._chunks(merged=True):
+        for rows in self._chunks(summed=True):
             at = Linearized(self._network(rows), 1.0 / self.num_samples)
             Summed(at.sweep(keep=KEPT), at.outputs(part), part, buffers).add_upper(out, self._layout)
         mirror(out)
@@ -175,7 +176,7 @@ class ExactHessian:
         Cost: about twice that of a gradient; linear in P, memory n (L^2 + L d).
         """
         one_of("part", part, PARTS)
-        like = self._at(slice(0, 1)).middle
+        like = self._like
         if isinstance(v, Tensor) and v.ndim == 2:
             v = _arguments.real_tensor("v", v, (self.num_samples, self.num_parameters), like)
         else:
@@ -253,7 +254,7 @@ class ExactHessian:
 
     def _per_sample(self, rows: Layout, columns: Layout, part: str) -> Tensor:
         one_of("part", part, PARTS)
-        out = fresh(self._at(slice(0, 1)).middle, self.num_samples, rows.size, columns.size)
+        out = fresh(self._like, self.num_samples, rows.size, columns.size)
         buffers = Buffers()
         for chunk in self._chunks():
             self._assembly(chunk, part, buffers).write(out[chunk], rows, columns)
@@ -273,12 +274,15 @@ class ExactHessian:
             self._kept = (rows, Linearized(self._network(rows)))
         return self._kept[1]
 
-    def _chunks(self, merged: bool = False) -> list[slice]:
+    def _chunks(self, summed: bool = False) -> list[slice]:
+        """Return the samples in parts of about the same size that fit the memory a chunk may hold."""
         if self._sample_bytes is None:
             self._sample_bytes = _bytes(self._at(slice(0, 1)).sweep())
-        size = max(1, MERGED_BYTES // self._sample_bytes[0] if merged else CHUNK_BYTES // self._sample_bytes[1])
-        parts = -(-self.num_samples // size)
-        size = -(-self.num_samples // parts)  # all about the same
+        while_summed, by_itself = self._sample_bytes
+        result = self.num_parameters**2 * self._like.element_size()
+        most = max(SUMMED_BYTES, result // SUMMED_SHARE) // while_summed if summed else CHUNK_BYTES // by_itself
+        parts = -(-self.num_samples // max(1, most))
+        size = -(-self.num_samples // parts)
         return [slice(i, min(i + size, self.num_samples)) for i in range(0, self.num_samples, size)]
 
 
