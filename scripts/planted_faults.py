@@ -158,7 +158,8 @@ FAULTS = (
           "        if leaves:\n", "        if leaves:\n            terms = []\n", (BLOCK_TESTS,)),
     # ---- writing it all out
     Fault("directions of the loss dropped from single samples", "hessian/each_sample.py",
-          "product.flatten(1, 2).baddbmm_(across, along[:, :, 0])", "pass", (POOLED_TESTS,)),
+          "product.flatten(1, 2).baddbmm_(factor[:, :, patch.left, patch.right].flatten(2).mT, along)", "pass",
+          (POOLED_TESTS,)),
     Fault("directions of the loss dropped from the mean", "hessian/summed.py",
           "_rank_update(out[0], factor.flatten(0, 1))", "pass", (POOLED_TESTS,)),
     Fault("keys of the mean seen through W_Q' for W_Q", "hessian/summed.py",

@@ -145,6 +145,7 @@ def test_chunks_change_nothing(layer, monkeypatch):
     monkeypatch.setattr(exact, "SUMMED_SHARE", 2**40)
     monkeypatch.setattr(each_sample, "PANEL_BYTES", 1)
     monkeypatch.setattr(summed, "SLICE_BYTES", 1)
+    monkeypatch.setattr(summed, "CORE_BYTES", 1)
     parts = case.closed_form()
     torch.testing.assert_close(parts.dense(), dense)
     torch.testing.assert_close(parts.mean(), mean)

@@ -1,6 +1,7 @@
 """What the blocks of a Hessian are made of, pair by pair of families, ready to be written."""
 
 from collections.abc import Iterable
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -33,7 +34,8 @@ class Assembly:
         wanted = [expansion for of, expansion in outputs if part in ("full", of)]
         factors = [expansion.factor for expansion in wanted if expansion.factor is not None]
         self.directions = torch.cat(factors, 1) if factors else None
-        self.couplings = [expansion.dense for expansion in wanted if expansion.dense is not None]
+        dense = [expansion.dense for expansion in wanted if expansion.dense is not None]
+        self.coupling = reduce(torch.add, dense) if dense else None
         self._factors: dict[int, Tensor] = {}
 
     def gradient(self, layout: Layout) -> Float[Tensor, "n P"]:
@@ -69,20 +71,20 @@ class Assembly:
         return self.part != "outer" and a != b and self.sweep.has_move(a, b)
 
     def coupled(self, a: int, b: int, samples: slice = slice(None)) -> Float[Tensor, "n L ra lb rb"] | None:
-        """Return the sum over tokens j of R_a B_ij (left_b (x) R_b)' for losses whose B couples tokens.
+        """Return the sum over tokens j of R_a B_ij (left_b (x) R_b)' if B couples tokens.
 
         Memory n L ra lb rb: about as much as the rows of a, so it is asked for a family and a few samples at a time.
         """
-        if not self.couplings:
+        if self.coupling is None:
             return None
         left = self.families[b].left[samples]
         n, tokens = left.shape[:2]
-        features = self.couplings[0].shape[-1] // tokens
+        features = self.coupling.shape[-1] // tokens
         ends = (written_out(self.sweep.end(x), features, left) for x in (a, b))
         right_a, right_b = (right if len(right) == 1 else right[samples] for right in ends)
         spread = right_b.mT[:, :, :, None, :].expand(n, tokens, -1, -1, -1)
         jacobian = (left[:, :, None, :, None] * spread).flatten(3).flatten(1, 2)
-        pulled = sum(B[samples] @ jacobian for B in self.couplings).unflatten(1, (tokens, -1))  # type: ignore[union-attr]
+        pulled = (self.coupling[samples] @ jacobian).unflatten(1, (tokens, -1))
         return (right_a @ pulled).unflatten(-1, (-1, right_b.shape[-2]))
 
     def _joined(self, layout: Layout, parts: Iterable[tuple[int, Float[Tensor, "n l r"]]]) -> Float[Tensor, "n P"]:

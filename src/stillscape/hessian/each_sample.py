@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stillscape.hessian.assemble import Assembly
-from stillscape.hessian.layout import Layout, Patch, Run, place, runs, shifted, turned
+from stillscape.hessian.layout import Layout, Patch, Run, place, runs, shifted, slices, turned
 
 PANEL_BYTES = 2 * 2**20  # what Z may hold: it is read at once, from the cache
 
@@ -80,8 +80,7 @@ class EachSample(Assembly):
     def _few(self, out: Float[Tensor, "n P Q"]) -> list[slice]:
         """Return the samples in parts of which Z holds all r at once, as far as that can be."""
         width = max(family.adjoint[0].numel() for family in self.families.values()) * max(out.shape[1:])
-        step = max(1, PANEL_BYTES // (width * out.element_size()))
-        return [slice(i, i + step) for i in range(0, len(out), step)]
+        return slices(len(out), max(1, PANEL_BYTES // (width * out.element_size())))
 
     def _rows(self, rows: Layout, columns: Layout, beyond: int) -> list[Rows]:
         """Return the rows of each family against itself, unless `beyond` is 1, and all later ones."""
@@ -106,15 +105,30 @@ class EachSample(Assembly):
         return replace(taken, terms={b: replace(terms, coupled=coupled[b]) for b, terms in taken.terms.items()})
 
     def _write(self, out: Float[Tensor, "n P Q"], all_rows: Rows) -> None:
+        n, tokens, _ = all_rows.left.shape
         for run in all_rows.runs:
+            along = self._along_run(all_rows, run)
             for patch in all_rows.patches:
-                n, tokens, _ = all_rows.left.shape
                 step = max(1, PANEL_BYTES // (n * tokens * run.width * out.element_size()))
                 for first in range(patch.right.start, patch.right.stop, step):
                     some = patch.across(first, min(first + step, patch.right.stop))
-                    self._write_run(out, all_rows, some, run)
+                    self._write_run(out, all_rows, some, run, along)
 
-    def _write_run(self, out: Float[Tensor, "n P Q"], all_rows: Rows, patch: Patch, run: Run) -> None:
+    def _along_run(self, all_rows: Rows, run: Run) -> Float[Tensor, "n K width"] | None:
+        """Return what the columns of a run have along the directions of the loss, if it has any."""
+        if all_rows.factor is None:
+            return None
+        n, directions = all_rows.factor.shape[:2]
+        along = self.buffers.get("along", all_rows.left, n, directions, 1, run.width)
+        for b, columns in run.patches:
+            factor = all_rows.terms[b].factor
+            assert factor is not None
+            run.view(along, columns).copy_(factor[:, :, None, columns.left, columns.right])
+        return along[:, :, 0]
+
+    def _write_run(
+        self, out: Float[Tensor, "n P Q"], all_rows: Rows, patch: Patch, run: Run, along: Tensor | None
+    ) -> None:
         """Write a patch of rows against columns that lie together."""
         left, factor, terms = all_rows.left[:, :, patch.left].mT, all_rows.factor, all_rows.terms
         n, height, tokens = left.shape
@@ -127,13 +141,8 @@ class EachSample(Assembly):
             return
         product = self.buffers.get("product", left, n, height, width, run.width)
         torch.bmm(left, panel.flatten(2), out=product.flatten(2))
-        if factor is not None:
-            along = self.buffers.get("along", left, n, factor.shape[1], 1, run.width)
-            for b, columns in run.patches:
-                also = terms[b].factor[:, :, None, columns.left, columns.right]  # type: ignore[index]
-                run.view(along, columns).copy_(also)
-            across = factor[:, :, patch.left, patch.right].flatten(2).mT
-            product.flatten(1, 2).baddbmm_(across, along[:, :, 0])
+        if factor is not None and along is not None:
+            product.flatten(1, 2).baddbmm_(factor[:, :, patch.left, patch.right].flatten(2).mT, along)
         if run.tight:
             patch.rows(out, run.start, run.stop).copy_(product)
         else:  # columns of others lie between

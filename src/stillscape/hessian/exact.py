@@ -14,7 +14,7 @@ from stillscape.hessian import _arguments
 from stillscape.hessian.assemble import PARTS, Assembly
 from stillscape.hessian.each_sample import EachSample
 from stillscape.hessian.layers import Chain
-from stillscape.hessian.layout import Layout, mirror
+from stillscape.hessian.layout import Layout, mirror, slices
 from stillscape.hessian.losses import Expansion, Loss, OutputLoss
 from stillscape.hessian.memory import Buffers, fresh
 from stillscape.hessian.rights import Right
@@ -282,8 +282,7 @@ class ExactHessian:
         result = self.num_parameters**2 * self._like.element_size()
         most = max(SUMMED_BYTES, result // SUMMED_SHARE) // while_summed if summed else CHUNK_BYTES // by_itself
         parts = -(-self.num_samples // max(1, most))
-        size = -(-self.num_samples // parts)
-        return [slice(i, min(i + size, self.num_samples)) for i in range(0, self.num_samples, size)]
+        return slices(self.num_samples, -(-self.num_samples // parts))
 
 
 def _bytes(sweep: Sweep) -> tuple[int, int]:
@@ -298,8 +297,7 @@ def _bytes(sweep: Sweep) -> tuple[int, int]:
 
 
 def _rights(trace: Trace) -> list[Right]:
-    named = (trace.at_points, trace.inputs, trace.cores, trace.halves)
-    return [trace.right, *(right for found in named for right in found.values())]
+    return [trace.right, *trace.at_points.values(), *trace.inputs.values(), *trace.cores.values()]
 
 
 def _held(right: Right) -> int:

@@ -176,6 +176,15 @@ def runs(patches: Sequence[tuple[int, Patch]]) -> list[Run]:
     return joined
 
 
+def slices(count: int, step: int) -> list[slice]:
+    """Return a range in parts of `step`, the last one maybe shorter.
+
+    >>> slices(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    return [slice(i, min(i + step, count)) for i in range(0, count, step)]
+
+
 def shifted(entries: slice, within: slice) -> slice:
     """Return entries counted from where `within` begins."""
     return slice(entries.start - within.start, entries.stop - within.start)

@@ -96,9 +96,9 @@ class LayerNorm:
         if self.names is None:
             return []
         m, one, gain = self.unit.shape[-1], torch.ones_like(self.tau), self.adjoint * self.unit
-        ends = zip(self.names, (slice(0, m), slice(m, 2 * m)), strict=True)
         if self.one_family:
-            members = tuple(Member(name, slice(0, 1), at, 0, 1, 1) for name, at in ends)
+            places = (slice(0, m), slice(m, 2 * m))
+            members = tuple(Member(name, slice(0, 1), at, 0, 1, 1) for name, at in zip(self.names, places, strict=True))
             return [(Family(one, torch.cat([gain, self.adjoint], -1), members), self._begin_both)]
         gamma, beta = (Member(name, slice(0, 1), slice(0, m), 0, 1, 1) for name in self.names)
         return [(Family(one, gain, (gamma,)), self._begin_gamma), (Family(one, self.adjoint, (beta,)), None)]

@@ -1,18 +1,19 @@
 """The Hessian summed over many samples, without that of any single one.
 
 Samples are laid end to end as if they were tokens of one: the sum over tokens is then the sum over samples too. Each
-pair of families is one large product of all left_a (x) left_b with all cores, a few rows at a time.
+pair of families is one large product of all left_a (x) left_b with all cores, a few columns at a time.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from stillscape.hessian.assemble import Assembly
-from stillscape.hessian.layout import Layout, Patch, above, place, shifted, turned
+from stillscape.hessian.layout import Layout, Patch, above, place, shifted, slices, turned
 
 SLICE_BYTES = 6 * 2**20  # what a product may hold on its way into the sum
 CORE_BYTES = 8 * 2**20  # what goes into a product for some of the tokens
@@ -35,7 +36,7 @@ class Summed(Assembly):
 
     def add_upper(self, out: Float[Tensor, "1 P P"], layout: Layout) -> None:
         """Add what is on and above the diagonal, and some of what is below it; see `layout.mirror`."""
-        keys = self._keys()
+        keys = self._keys
         for b in self.families:
             for a in (number for number in self.families if number <= b):
                 if a not in keys:
@@ -50,6 +51,7 @@ class Summed(Assembly):
         if factor is not None:
             _rank_update(out[0], factor.flatten(0, 1))
 
+    @cached_property
     def _keys(self) -> dict[int, int]:
         """Return the families that are had from another's second derivatives for less work than by themselves."""
         twins = {number: family.twin for number, family in self.families.items() if family.twin is not None}
@@ -58,7 +60,7 @@ class Summed(Assembly):
     def _images(self, number: int) -> tuple[Tokens, list[Image]]:
         """Return a left vector, and the families to be had from products with it and the right matrix here."""
         family = self.families[number]
-        if family.twin is None or family.twin.number not in self._keys():
+        if family.twin is None or family.twin.number not in self._keys:
             return family.left, [Image(number)]
         right = self.sweep.trace(family.twin.number).right
         assert isinstance(right, Tensor)
@@ -191,5 +193,4 @@ def _end_to_end(x: Float[Tensor, "n L ..."]) -> Tensor:
 def _slices(count: int, entries: int, like: Tensor, parts: int = 1, limit: int | None = None) -> list[slice]:
     """Return a range in parts, at least so many, each with so few of `entries` that they stay within the limit."""
     most = (SLICE_BYTES if limit is None else limit) // (entries * like.element_size())
-    step = max(1, min(most, -(-count // parts)))
-    return [slice(i, min(i + step, count)) for i in range(0, count, step)]
+    return slices(count, max(1, min(most, -(-count // parts))))

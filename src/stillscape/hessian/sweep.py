@@ -147,15 +147,13 @@ class Sweep:
 
     def end(self, number: int) -> Right:
         """Return the right matrix at the end."""
-        *before, last = self._way(number)
-        return self._through(before, self.trace(last).right)
+        return self._through(self._way(number), None)
 
     def pull(self, number: int, directions: Float[Tensor, "n L D K"]) -> Float[Tensor, "n L r K"]:
         """Return the right matrix at the end times some directions of the output."""
-        for passed in reversed(self._way(number)):
-            right = self.trace(passed).right
-            directions = directions if right is None else times(right, directions)
-        return directions
+        pulled = self._through(self._way(number), directions)
+        assert pulled is not None
+        return pulled
 
     def _number(self, begin: Step | None) -> int:
         self._begins.append((len(self._steps), begin))
@@ -208,14 +206,14 @@ class Sweep:
         for point, (curvature, outer) in enumerate(self.curvatures):
             wanted = part in ("full", "outer" if outer else "functional")
             if wanted and point in from_a.at_points and point in from_b.at_points:
-                right, other = from_a.at_points[point], some(from_b.at_points[point], tokens)
                 half = from_a.halves.get(point)
                 if half is None:
-                    half = times(right, curvature)
+                    half = times(from_a.at_points[point], curvature)
                     if a in self.families:  # it serves every b that a meets; of a meeting place, `_shared` does
                         from_a.halves[point] = half
-                kept = right is None or a in self.families
-                half = some(half, tokens)
-                assert half is not None
-                terms.append(half.clone() if other is None and kept else times_transposed(half, other))
+                right = some(from_b.at_points[point], tokens)
+                part_of_half = some(half, tokens)
+                assert part_of_half is not None
+                # Terms are added to, what is remembered is not.
+                terms.append(part_of_half.clone() if right is None else times_transposed(part_of_half, right))
         return terms
