@@ -13,6 +13,10 @@ class AssumptionError(StillscapeError):
     """A premise of a theorem fails; the message carries the measured value."""
 
 
+class SelfCheckError(StillscapeError):
+    """A computation contradicts itself or a finite difference; the message names likely causes."""
+
+
 class RecordError(StillscapeError):
     """A stored record is damaged or of a schema that this version can't read."""
 

@@ -1,19 +1,24 @@
 """Products of per-sample Hessians with vectors, for any module and loss, without forming a matrix."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vjp, vmap
 
-from stillscape._checks import one_of
+from stillscape._checks import at_least, one_of
 from stillscape._errors import InputError
+from stillscape.curvature.graph import PARTS, Graph
+from stillscape.curvature.network import LossFn, Network
+from stillscape.curvature.parameters import choose
+from stillscape.curvature.runner import Runner
+from stillscape.curvature.samples import Tree, as_tree, length, take
 
-LossFn = Callable[[Tensor, Tensor], Tensor]
-
-MEMORY_BYTES = 512 * 2**20  # what the vectors of one chunk may take; activations come on top
+MEMORY_BYTES = 2**30
 
 
 class PerSampleHessian:
@@ -24,20 +29,29 @@ class PerSampleHessian:
     .. math:: H_i = J_i^\top \nabla^2\ell(z_i) J_i + \sum_c \partial_c \ell(z_i) \nabla^2 z_{ic}
 
     the outer-product part (Gauss-Newton) and the functional part (Schraudolph 2002, eq. 5; Martens 2020, sec. 6).
-    Products are taken forward over an inner reverse pass, ``jvp(grad)``, which is right through ``nn.LayerNorm``.
+    Products are reverse over reverse, which is right through ``nn.LayerNorm``; dropout is off and attention is
+    computed by a kernel that has second derivatives while they are taken. Vectors lie in rows.
 
     Args:
-        model: any module whose parameters of interest have ``requires_grad``; put it in ``eval()`` first.
-        loss_fn: ``loss_fn(model(x[None]), y[None])`` must be the scalar loss of one sample.
-        inputs: one entry for each sample along the first axis.
-        targets: likewise.
-        params: ``"trainable"``, or names of parameters.
-        part: ``"full"``, ``"outer"`` or ``"functional"``.
+        model: any module; its present parameters are the point w.
+        loss_fn: ``loss_fn(model(x[None]), y[None])`` must be the scalar loss of one sample. The model's output is
+            handed on as it is: a tensor, or whatever holds tensors.
+        inputs: a tensor with samples along its first axis; or a mapping of such, given as keyword arguments; or a
+            tuple, as positional ones.
+        targets: likewise, or None.
+        params: ``"trainable"`` (those with ``requires_grad``), names, or patterns such as ``"*.attention.*"``.
+        part: ``"full"``, ``"outer"``, ``"functional"`` (full - outer), or ``"fisher"``: the empirical Fisher, whose
+            H_i is the outer product of the gradient of sample i with itself.
+        memory_bytes: how much activations and vectors of samples that are computed together may take.
+        check: whether products are tested at once on a few samples (about a dozen gradients; see `self_check`).
 
     Raises:
-        InputError: if inputs and targets differ in length, a name is unknown, or nothing is trainable.
+        InputError: if inputs and targets differ in length, a name is unknown, nothing is trainable, the parameters are
+            of half precision, or the loss isn't one number.
+        SelfCheckError: if products contradict themselves or a finite difference.
 
-    Cost: one product of one sample takes about four to five gradients of that sample; memory grows with the chunk.
+    Cost: a product of the mean takes about four gradients, inside `linearized` some 2.3; one of a single sample (all
+        samples at once, each with its own result) about four to five of that sample.
 
     Example:
         Least squares with one weight: l = (w x - y)^2, so H = 2 x^2.
@@ -52,112 +66,203 @@ class PerSampleHessian:
         self,
         model: nn.Module,
         loss_fn: LossFn,
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Tree,
+        targets: Tree,
         params: str | Sequence[str] = "trainable",
         part: str = "full",
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        check: bool = True,
     ) -> None:
-        one_of("part", part, ("full", "outer", "functional"))
-        if len(inputs) != len(targets):
-            raise InputError(f"inputs hold {len(inputs)} samples and targets {len(targets)}; they must be as many.")
-        self.model, self.loss_fn, self.inputs, self.targets, self.part = model, loss_fn, inputs, targets, part
-        self.params = _chosen(model, params)
-        self.num_parameters = sum(p.numel() for p in self.params.values())
-        self.num_samples = len(inputs)
+        self.part = one_of("part", part, PARTS)
+        inputs = as_tree("inputs", inputs)
+        targets = targets if targets is None else as_tree("targets", targets)
+        if targets is not None and length(inputs) != length(targets):
+            raise InputError(
+                f"inputs hold {length(inputs)} samples and targets {length(targets)}; they must be as many."
+            )
+        network = Network(model, loss_fn, choose(model, params))
+        self._runner = Runner(network, inputs, targets, at_least("memory_bytes", memory_bytes, 1))
+        self._runner.try_out()
         self.num_sample_products = 0
-        first = next(iter(self.params.values()))
-        self.dtype, self.device = first.dtype, first.device
+        if check:
+            from stillscape.curvature.self_check import self_check  # which itself needs this class
+
+            self_check(self)
+            self.num_sample_products = 0
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples the mean is over."""
+        return length(self._runner.inputs)
+
+    @property
+    def num_parameters(self) -> int:
+        """P, how many numbers the chosen parameters hold."""
+        return self._runner.parameters.size
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Where each chosen parameter lies in a vector, in order."""
+        return self._runner.parameters.slices
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters, and of every product."""
+        return self._runner.parameters.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie; samples are brought there chunk by chunk."""
+        return self._runner.parameters.device
 
     def matvec(self, i: int, v: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         """Return H_i v for sample `i`."""
-        return self.products([i], v[None])[0]
-
-    def mean_matvec(self, v: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-        """Return the mean over all samples of H_i v."""
-        total = torch.zeros_like(v)
-        for rows in self._chunks(range(self.num_samples)):
-            total += self.products(rows, v.expand(len(rows), -1)).sum(0)
-        return total / self.num_samples
+        return self.products([i], self._vectors("v", v, 1)[None])[0]
 
     def products(self, rows: Sequence[int], vectors: Float[Tensor, "rows P"]) -> Float[Tensor, "rows P"]:
         """Return H_i v_i for each of `rows` with its own vector, all at once."""
+        rows, vectors = self._rows(rows), self._vectors("vectors", vectors, 2)
+        if len(vectors) != len(rows):
+            raise InputError(f"vectors hold {len(vectors)} rows for {len(rows)} samples; each needs its own.")
+        result = torch.zeros_like(vectors)
+        for place, chunk in self._runner.chunks_of_each(rows):
+            self._add(self._runner.graph_of_each(chunk, self.part), vectors[place], result[place])
         self.num_sample_products += len(rows)
-        index = torch.as_tensor(list(rows), device=self.inputs.device)
-        return vmap(self._product, randomness="error")(self.inputs[index], self.targets[index], vectors)
+        return result
 
-    def gradients(self, rows: Sequence[int]) -> Float[Tensor, "rows P"]:
-        """Return the gradient of the loss of each of `rows`."""
-        index = torch.as_tensor(list(rows), device=self.inputs.device)
+    def sample_matmat(self, rows: Sequence[int], vectors: Float[Tensor, "c P"]) -> Float[Tensor, "rows c P"]:
+        """Return H_i v_j for each of `rows` and every vector.
 
-        def one(x: Tensor, y: Tensor) -> Tensor:
-            return self._flat(grad(lambda p: self._loss(p, x, y))(self.params))
+        Cost: one graph of each sample, then one backward pass for each vector; memory rows x c x P for the result.
+        """
+        rows, vectors = self._rows(rows), self._vectors("vectors", vectors, 2)
+        result = vectors.new_zeros(len(rows), *vectors.shape)
+        for place, chunk in self._runner.chunks_of_each(rows):
+            graph = self._runner.graph_of_each(chunk, self.part)
+            for j, vector in enumerate(vectors):
+                self._add(graph, vector.expand(len(chunk), -1), result[place, j])
+        self.num_sample_products += len(rows) * len(vectors)
+        return result
 
-        return vmap(one, randomness="error")(self.inputs[index], self.targets[index])
+    def mean_matvec(self, v: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        """Return the mean over all samples of H_i v."""
+        return self.mean_matmat(self._vectors("v", v, 1)[None])[0]
+
+    def mean_matmat(self, vectors: Float[Tensor, "c P"]) -> Float[Tensor, "c P"]:
+        """Return the mean over all samples of H_i v_j, for every vector."""
+        vectors = self._vectors("vectors", vectors, 2)
+        result = torch.zeros_like(vectors)
+        for _, chunk in self._runner.chunks_of_batch(range(self.num_samples)):
+            graph = self._runner.graph_of_batch(chunk, self.part)
+            for vector, products in zip(vectors, result, strict=True):
+                self._add(graph, vector, products)
+        self.num_sample_products += self.num_samples * len(vectors)
+        return result / self.num_samples
+
+    @contextmanager
+    def linearized(self) -> Iterator[None]:
+        """Keep graphs between products, as far as `memory_bytes` goes: about 2.3 gradients each instead of four.
+
+        The model's parameters must not change meanwhile.
+        """
+        if self._runner.kept is not None:  # inside another such block: that one ends it
+            yield
+            return
+        self._runner.kept = {}
+        try:
+            yield
+        finally:
+            self._runner.kept = None
+
+    def losses(
+        self, rows: Sequence[int] | None = None, shift: Float[Tensor, " P"] | None = None
+    ) -> Float[Tensor, " rows"]:
+        """Return the losses of `rows` (all unless given) at w, or at w + `shift`."""
+        with torch.no_grad():
+            leaves = self._leaves(shift)
+            chunks = self._runner.chunks_of_batch(self._rows(rows))
+            return torch.cat([self._runner.batch(chunk, leaves).losses for _, chunk in chunks])
+
+    def gradients(self, rows: Sequence[int] | None = None) -> Float[Tensor, "rows P"]:
+        """Return the gradient of the loss of each of `rows` (all unless given)."""
+        rows = self._rows(rows)
+        result = torch.zeros(len(rows), self.num_parameters, dtype=self.dtype, device=self.device)
+        for place, chunk in self._runner.chunks_of_each(rows):
+            gradient = self._runner.gradient_of_each(chunk)
+            self._runner.parameters.join(gradient, result[place])
+        return result
+
+    def mean_gradient(
+        self, rows: Sequence[int] | None = None, shift: Float[Tensor, " P"] | None = None
+    ) -> Float[Tensor, " P"]:
+        """Return the gradient of the mean loss over `rows` (all unless given) at w, or at w + `shift`."""
+        rows = self._rows(rows)
+        result = torch.zeros(self.num_parameters, dtype=self.dtype, device=self.device)
+        for _, chunk in self._runner.chunks_of_batch(rows):
+            leaves = self._leaves(shift)
+            losses = self._runner.batch(chunk, leaves).losses
+            self._runner.parameters.join(torch.autograd.grad(losses.sum(), leaves, materialize_grads=True), result)
+        return result / len(rows)
+
+    def norm(self) -> float:
+        """Return the length of w, the chosen parameters as one vector."""
+        return float(sum(float(value.double().square().sum()) for value in self._runner.parameters.values()) ** 0.5)
+
+    def subset(self, rows: Sequence[int]) -> "PerSampleHessian":
+        """Return the same for some of the samples only, with a count of products of its own."""
+        rows, runner = self._rows(rows), self._runner
+        targets = None if runner.targets is None else take(runner.targets, rows)
+        return self._with(replace(runner, inputs=take(runner.inputs, rows), targets=targets, kept=None), self.part)
+
+    def with_part(self, part: str) -> "PerSampleHessian":
+        """Return the same for another part of the Hessian, with a count of products of its own."""
+        return self._with(replace(self._runner, kept=None), one_of("part", part, PARTS))
+
+    def restricted(self, params: str | Sequence[str]) -> "PerSampleHessian":
+        """Return the diagonal block of other parameters, named as in the constructor, with a count of its own."""
+        network = replace(self._runner.network, parameters=choose(self._runner.network.model, params))
+        return self._with(replace(self._runner, network=network, kept=None), self.part)
 
     def as_scipy(self):
-        """Return the mean Hessian as a ``scipy.sparse.linalg.LinearOperator``."""
+        """Return the mean as a ``scipy.sparse.linalg.LinearOperator``."""
         from scipy.sparse.linalg import LinearOperator
 
         def apply(v: np.ndarray) -> np.ndarray:
-            vector = torch.as_tensor(np.asarray(v).ravel(), dtype=self.dtype, device=self.device)
-            return self.mean_matvec(vector).cpu().numpy()
+            vectors = torch.as_tensor(
+                np.ascontiguousarray(v.reshape(len(v), -1).T), dtype=self.dtype, device=self.device
+            )
+            return self.mean_matmat(vectors).cpu().numpy().T.reshape(v.shape)
 
         dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
         size = self.num_parameters
-        return LinearOperator((size, size), matvec=apply, rmatvec=apply, dtype=dtype)
+        return LinearOperator((size, size), matvec=apply, rmatvec=apply, matmat=apply, rmatmat=apply, dtype=dtype)
 
-    def _output(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(self.model, params, (x[None],))
+    def _with(self, runner: Runner, part: str) -> "PerSampleHessian":
+        other = copy.copy(self)
+        other._runner, other.part, other.num_sample_products = runner, part, 0
+        return other
 
-    def _loss(self, params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return self.loss_fn(self._output(params, x), y[None])
+    def _rows(self, rows: Sequence[int] | None) -> tuple[int, ...]:
+        if rows is None:
+            return tuple(range(self.num_samples))
+        chosen = tuple(int(row) for row in rows)
+        outside = [row for row in chosen if not 0 <= row < self.num_samples]
+        if outside or not chosen:
+            got = f"sample {outside[0]}" if outside else "nothing"
+            raise InputError(f"rows names {got}; samples are numbered from 0 to {self.num_samples - 1}.")
+        return chosen
 
-    def _product(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        direction = self._unflat(v)
-        if self.part == "outer":
-            return self._outer(x, y, direction)
+    def _vectors(self, name: str, vectors: Tensor, axes: int) -> Tensor:
+        if not isinstance(vectors, Tensor) or vectors.ndim != axes or vectors.shape[-1] != self.num_parameters:
+            got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+            expected = f"({'vectors, ' if axes == 2 else ''}{self.num_parameters})"
+            raise InputError(f"{name} is {got}; it must be a tensor of shape {expected}, one number a parameter.")
+        return vectors.detach().to(self.device, self.dtype)
 
-        def loss_at(params: dict[str, Tensor]) -> Tensor:
-            return self._loss(params, x, y)
+    def _leaves(self, shift: Tensor | None) -> list[Tensor]:
+        return self._runner.leaves(None if shift is None else self._vectors("shift", shift, 1))
 
-        full = self._flat(jvp(grad(loss_at), (self.params,), (direction,))[1])
-        return full if self.part == "full" else full - self._outer(x, y, direction)
-
-    def _outer(self, x: Tensor, y: Tensor, direction: dict[str, Tensor]) -> Tensor:
-        def output_of(params: dict[str, Tensor]) -> Tensor:
-            return self._output(params, x)
-
-        def loss_of(output: Tensor) -> Tensor:
-            return self.loss_fn(output, y[None])
-
-        output, moved = jvp(output_of, (self.params,), (direction,))[:2]
-        bent = jvp(grad(loss_of), (output,), (moved,))[1]
-        pull_back = vjp(output_of, self.params)[1]
-        return self._flat(pull_back(bent)[0])
-
-    def _flat(self, tensors: dict[str, Tensor]) -> Tensor:
-        return torch.cat([tensors[name].reshape(-1) for name in self.params])
-
-    def _unflat(self, v: Tensor) -> dict[str, Tensor]:
-        pieces = v.split([p.numel() for p in self.params.values()])
-        return {name: piece.view(p.shape) for (name, p), piece in zip(self.params.items(), pieces, strict=True)}
-
-    def _chunks(self, rows: Sequence[int]) -> list[list[int]]:
-        # A product of one sample holds about six copies of the parameters (point, tangent, gradient and their pairs).
-        size = max(1, MEMORY_BYTES // (6 * 8 * self.num_parameters))
-        return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
-
-
-def _chosen(model: nn.Module, params: str | Sequence[str]) -> dict[str, Tensor]:
-    named = dict(model.named_parameters())
-    if params == "trainable":
-        chosen = {name: p.detach() for name, p in named.items() if p.requires_grad}
-    else:
-        names = [params] if isinstance(params, str) else list(params)
-        unknown = [name for name in names if name not in named]
-        if unknown:
-            raise InputError(f"params names {unknown[0]!r}, which the model does not have; it has {', '.join(named)}.")
-        chosen = {name: named[name].detach() for name in names}
-    if not chosen:
-        raise InputError("params leaves nothing to differentiate; set requires_grad on the part that is trained.")
-    return chosen
+    def _add(self, graph: Graph, vectors: Tensor, result: Tensor) -> None:
+        """Add a graph's product with a vector (or one for each of its samples) to `result`."""
+        self._runner.parameters.join(graph.product(self._runner.parameters.split(vectors)), result)
