@@ -107,6 +107,11 @@ class PerSampleHessian:
         return self._runner.parameters.slices
 
     @property
+    def memory_bytes(self) -> int:
+        """How much samples that are computed together may take."""
+        return self._runner.memory_bytes
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the parameters, and of every product."""
         return self._runner.parameters.dtype

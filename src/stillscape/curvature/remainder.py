@@ -1,0 +1,121 @@
+r"""Norms of a symmetric matrix A = E + D: E of low rank and known, D known by its products with a few random vectors.
+
+All long vectors lie in rows Z; their inner products G = Z Z' and those with the random vectors, O = Z T', are all that
+is needed, so that everything here is small.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+GROUPS = 8  # of random vectors, left out in turn for the standard error
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of A.
+
+    Attributes:
+        gram: inner products of the long rows Z.
+        overlap: inner products of Z with the random vectors.
+        rows: combinations of Z that are the rows of E.
+        values: E = rows' diag(values) rows.
+        images: combinations of Z that are the random vectors' images A T'.
+        num_fitted: so many of the random vectors, the first ones, had a part in finding E; the others are independent
+            of it, and of A.
+    """
+
+    gram: Float[Tensor, "z z"]
+    overlap: Float[Tensor, "z t"]
+    rows: Float[Tensor, "e z"]
+    values: Float[Tensor, " e"]
+    images: Float[Tensor, "t z"]
+    num_fitted: int
+
+    def explained(self) -> Float[Tensor, "t z"]:
+        """Return the images of the random vectors under E."""
+        return torch.einsum("zt,ez,e,ey->ty", self.overlap, self.rows, self.values, self.rows)
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Spectral and Frobenius norm, with standard errors."""
+
+    spectral: float
+    spectral_stderr: float
+    frobenius: float
+    frobenius_stderr: float
+
+
+def norms(known: Known, rank: int) -> Norms:
+    r"""Return the norms of A, its remainder D taken to be of `rank` for the spectral one.
+
+    Spectral: D by a Nystrom approximation whose core is cut to `rank` (Nakatsukasa and Park 2023: without the cut, an
+    indefinite core makes it useless). Its standard error is that of the eigenvector's Rayleigh quotient, from random
+    vectors left out in turn, in the spirit of Epperly and Tropp (2024).
+
+    Frobenius: :math:`||E||^2 + \mathbb E[2\langle Ex, Dx\rangle + ||Dx||^2]` over the random vectors that are
+    independent of E: Hutchinson's estimate of the remainder only.
+    """
+    explained = known.explained()
+    remainder = known.images - explained
+    spectral, spectral_stderr = _spectral(known, remainder, rank)
+    return Norms(spectral, spectral_stderr, *_frobenius(known, explained, remainder))
+
+
+def _spectral(known: Known, remainder: Tensor, rank: int) -> tuple[float, float]:
+    core = remainder @ known.overlap
+    core = (core + core.mT) / 2
+    weights, vectors = _cut(core[None], rank)
+    rows = torch.cat([known.rows, vectors[0].mT @ remainder])
+    values = torch.cat([known.values, weights[0]])
+    square, half = torch.linalg.eigh(rows @ known.gram @ rows.mT)
+    half = half * square.clamp_min(0).sqrt()
+    eigenvalues, eigenvectors = torch.linalg.eigh(half.mT @ (values[:, None] * half))
+    top = int(eigenvalues.abs().argmax())
+    if eigenvalues[top] == 0:
+        return 0.0, 0.0
+    # The eigenvector is a combination y of the rows: (rows' diag(values) rows) rows' y = value rows' y.
+    eigenvector = rows.mT @ (values * (half @ eigenvectors[:, top]) / eigenvalues[top])
+    return float(eigenvalues[top].abs()), _unexplained(known, core, remainder, eigenvector, rank)
+
+
+def _unexplained(known: Known, core: Tensor, remainder: Tensor, eigenvector: Tensor, rank: int) -> float:
+    """Return the standard error of q'Rq, R being what neither E nor the remainder's approximation explain.
+
+    Random vectors are left out in turn, group by group: those left out are independent of the approximation N that the
+    others give, so x'Rq = x'Dq - x'Nq has the mean square ||Rq||^2, and q'Rq is known as well as a mean over t of them.
+    """
+    t = len(core)
+    groups = min(GROUPS, t)
+    group = torch.arange(t) % groups
+    image = remainder @ known.gram @ eigenvector  # x'Dq
+    square = 0.0
+    for number in range(groups):
+        kept, left = group != number, group == number
+        weights, vectors = (found[0] for found in _cut(core[kept][:, kept][None], rank))
+        predicted = core[left][:, kept] @ vectors @ (weights * (vectors.mT @ image[kept]))
+        square += float((image[left] - predicted).square().sum())
+    return (square / t) ** 0.5 / t**0.5
+
+
+def _cut(cores: Float[Tensor, "g t t"], rank: int) -> tuple[Float[Tensor, "g r"], Float[Tensor, "g t r"]]:
+    """Return the inverses of the leading eigenvalues of each core (0 for none), and their eigenvectors."""
+    values, vectors = torch.linalg.eigh(cores)
+    order = values.abs().argsort(-1, descending=True)[:, :rank]
+    values = values.gather(1, order)
+    vectors = vectors.gather(2, order[:, None, :].expand(-1, cores.shape[1], -1))
+    least = 1e-10 * values.abs().amax(1, keepdim=True)
+    return torch.where(values.abs() > least, 1 / torch.where(values == 0, 1.0, values), 0.0), vectors
+
+
+def _frobenius(known: Known, explained: Tensor, remainder: Tensor) -> tuple[float, float]:
+    rows = known.rows @ known.gram @ known.rows.mT
+    square = torch.einsum("ab,b,ba,a->", rows, known.values, rows, known.values)
+    free = slice(known.num_fitted, None)
+    rest = torch.einsum("tz,zy,ty->t", remainder[free], known.gram, 2 * explained[free] + remainder[free])
+    total = float((square + rest.mean()).clamp_min(0)) ** 0.5
+    error = float(rest.std() / len(rest) ** 0.5)
+    return total, (error / (2 * total) if total > 0 else error**0.5)
