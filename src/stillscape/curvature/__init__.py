@@ -1,6 +1,18 @@
 """Curvature of any module without forming a matrix: products, extreme eigenvalues, spectral norms."""
 
+from stillscape.curvature.difference import DifferenceSketch, HessianDifferenceCurve, hessian_difference_curve
 from stillscape.curvature.lanczos import Eigenpairs, spectral_norms, top_eigenvalues
+from stillscape.curvature.orders import OrderCurves, curves_over_orders
 from stillscape.curvature.per_sample import PerSampleHessian
 
-__all__ = ["Eigenpairs", "PerSampleHessian", "spectral_norms", "top_eigenvalues"]
+__all__ = [
+    "DifferenceSketch",
+    "Eigenpairs",
+    "HessianDifferenceCurve",
+    "OrderCurves",
+    "PerSampleHessian",
+    "curves_over_orders",
+    "hessian_difference_curve",
+    "spectral_norms",
+    "top_eigenvalues",
+]

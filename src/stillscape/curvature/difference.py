@@ -169,10 +169,12 @@ class DifferenceSketch:
         inner, overlap = gram(long), gram(long, self.vectors)
         pick = torch.eye(len(long), dtype=torch.float64, device=long.device)
         explicit, new, gone = pick[: own + old], pick[own + old : own + old + t], pick[own + old + t :]
-        mean = self.values / k
-        difference = Known(inner, overlap, explicit, torch.cat([values, -mean]), new - gone / k, self.num_fitted)
+        mean, precision = self.values / k, torch.finfo(long.dtype).eps
+        difference = Known(
+            inner, overlap, explicit, torch.cat([values, -mean]), new - gone / k, self.num_fitted, precision
+        )
         self._differences.append(norms(difference, self.rank // 2))
-        of_mean = Known(inner, overlap, explicit[own:], mean, gone / k, self.num_fitted)
+        of_mean = Known(inner, overlap, explicit[own:], mean, gone / k, self.num_fitted, precision)
         self._means.append(norms(of_mean, self.rank // 2))
 
     def state(self) -> dict[str, Tensor]:

@@ -15,19 +15,23 @@ def combine(coefficients: Float[Tensor, "a b"], rows: Float[Tensor, "b P"]) -> F
     return coefficients.to(rows.dtype) @ rows
 
 
-def orthonormal(rows: Float[Tensor, "a P"], rank: int, width: int | None = None) -> Float[Tensor, "rank P"]:
+def orthonormal(
+    rows: Float[Tensor, "a P"], rank: int, width: int | None = None, scale: float = 0.0
+) -> Float[Tensor, "rank P"]:
     """Return an orthonormal basis of the leading `rank` directions of `rows`; fewer where they have fewer.
 
     By the Gram matrix, twice: products of long rows are what processors do best, and the second time makes up for what
-    the first loses. Directions under the square root of rounding are dropped, for the Gram matrix doesn't know them.
+    the first loses. Directions shorter than the square root of rounding are dropped, for the Gram matrix doesn't know
+    them: relative to the longest, or to `scale` where rows are what is left of a subtraction and may be rounding alone.
     Columns beyond `width` take part in combinations only.
     """
     least = 2 * torch.finfo(rows.dtype).eps ** 0.5
     for _ in range(2):
         squares, vectors = torch.linalg.eigh(gram(rows[:, :width]))
         squares, vectors = squares.flip(0)[:rank], vectors.flip(1)[:, :rank]
-        known = squares > least**2 * squares[:1].clamp_min(torch.finfo(torch.float64).tiny)
-        rows = combine((vectors[:, known] / squares[known].sqrt()).mT, rows)
+        tiny = max(scale**2, torch.finfo(torch.float64).tiny)
+        known = squares > least**2 * squares[:1].clamp_min(tiny)
+        rows, scale = combine((vectors[:, known] / squares[known].sqrt()).mT, rows), 1.0
     return rows
 
 
@@ -42,7 +46,7 @@ def symmetric_from(
     inside = gram(basis, images)
     inside = (inside + inside.mT) / 2
     outside = images - combine(inside, basis)
-    rest = orthonormal(outside, len(outside))
+    rest = orthonormal(outside, len(outside), scale=float(images.norm(dim=1).max()))
     coupling = gram(outside, rest)
     small = torch.cat(
         [
@@ -67,7 +71,7 @@ def add(
     """
     along = gram(more_rows[:, :width], rows[:, :width])
     outside = more_rows - combine(along, rows)
-    rest = orthonormal(outside, len(outside), width)
+    rest = orthonormal(outside, len(outside), width, scale=1.0)
     new = torch.cat([along, gram(more_rows[:, :width], rest[:, :width])], 1)  # coordinates of the second's rows
     small = torch.einsum("ba,b,bc->ac", new, more_values, new)
     small[: len(values), : len(values)] += torch.diag(values)

@@ -154,8 +154,8 @@ class _Past:
         inner = torch.cat([torch.cat([core.gram, cross], 1), torch.cat([cross.mT, among], 1)])
         overlap = torch.cat([core.overlap, self.rows[:, self.width :].double(), self.overlap])
         own, new, explicit, gone = torch.eye(len(inner), dtype=torch.float64, device=inner.device).split([e, t, old, t])
-        mean = self.values / k
+        mean, precision = self.values / k, torch.finfo(short.dtype).eps
         rows, values = torch.cat([own, explicit]), torch.cat([core.values, -mean])
-        difference = norms(Known(inner, overlap, rows, values, new - gone / k, core.num_fitted), t // 4)
-        of_mean = norms(Known(inner, overlap, explicit, mean, gone / k, core.num_fitted), t // 4)
+        difference = norms(Known(inner, overlap, rows, values, new - gone / k, core.num_fitted, precision), t // 4)
+        of_mean = norms(Known(inner, overlap, explicit, mean, gone / k, core.num_fitted, precision), t // 4)
         return difference.spectral, difference.frobenius, of_mean.spectral, of_mean.frobenius

@@ -25,6 +25,7 @@ class Known:
         images: combinations of Z that are the random vectors' images A T'.
         num_fitted: so many of the random vectors, the first ones, had a part in finding E; the others are independent
             of it, and of A.
+        precision: machine epsilon of the long rows.
     """
 
     gram: Float[Tensor, "z z"]
@@ -33,6 +34,13 @@ class Known:
     values: Float[Tensor, " e"]
     images: Float[Tensor, "t z"]
     num_fitted: int
+    precision: float
+
+    @property
+    def noise(self) -> float:
+        """What an eigenvalue of the remainder's core may be from rounding alone: E was subtracted."""
+        largest = float(self.values.abs().max()) if len(self.values) else 0.0
+        return 30 * self.precision * largest * self.overlap.shape[1]
 
     def explained(self) -> Float[Tensor, "t z"]:
         """Return the images of the random vectors under E."""
@@ -68,7 +76,7 @@ def norms(known: Known, rank: int) -> Norms:
 def _spectral(known: Known, remainder: Tensor, rank: int) -> tuple[float, float]:
     core = remainder @ known.overlap
     core = (core + core.mT) / 2
-    weights, vectors = _cut(core[None], rank)
+    weights, vectors = _cut(core[None], rank, known.noise)
     rows = torch.cat([known.rows, vectors[0].mT @ remainder])
     values = torch.cat([known.values, weights[0]])
     square, half = torch.linalg.eigh(rows @ known.gram @ rows.mT)
@@ -95,20 +103,20 @@ def _unexplained(known: Known, core: Tensor, remainder: Tensor, eigenvector: Ten
     square = 0.0
     for number in range(groups):
         kept, left = group != number, group == number
-        weights, vectors = (found[0] for found in _cut(core[kept][:, kept][None], rank))
+        weights, vectors = (found[0] for found in _cut(core[kept][:, kept][None], rank, known.noise))
         predicted = core[left][:, kept] @ vectors @ (weights * (vectors.mT @ image[kept]))
         square += float((image[left] - predicted).square().sum())
     return (square / t) ** 0.5 / t**0.5
 
 
-def _cut(cores: Float[Tensor, "g t t"], rank: int) -> tuple[Float[Tensor, "g r"], Float[Tensor, "g t r"]]:
-    """Return the inverses of the leading eigenvalues of each core (0 for none), and their eigenvectors."""
+def _cut(cores: Float[Tensor, "g t t"], rank: int, noise: float) -> tuple[Float[Tensor, "g r"], Float[Tensor, "g t r"]]:
+    """Return the inverses of the leading eigenvalues of each core (0 for noise), and their eigenvectors."""
     values, vectors = torch.linalg.eigh(cores)
     order = values.abs().argsort(-1, descending=True)[:, :rank]
     values = values.gather(1, order)
     vectors = vectors.gather(2, order[:, None, :].expand(-1, cores.shape[1], -1))
-    least = 1e-10 * values.abs().amax(1, keepdim=True)
-    return torch.where(values.abs() > least, 1 / torch.where(values == 0, 1.0, values), 0.0), vectors
+    known = values.abs() > (1e-10 * values.abs().amax(1, keepdim=True)).clamp_min(noise)
+    return torch.where(known, 1 / torch.where(known, values, 1.0), 0.0), vectors
 
 
 def _frobenius(known: Known, explained: Tensor, remainder: Tensor) -> tuple[float, float]:

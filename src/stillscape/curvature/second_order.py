@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -27,6 +28,8 @@ def second_order(model: nn.Module) -> Iterator[None]:
             _set_attention(module, "eager")
             stack.callback(_set_attention, module, name)
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)  # of nn.TransformerEncoderLayer, which has no derivative at all
         stack.callback(_restore, modes)
         for module in modes:
             module.training = False
