@@ -1,6 +1,7 @@
 """Curvature of any module without forming a matrix: products, extreme eigenvalues, spectral norms."""
 
 from stillscape.curvature.difference import DifferenceSketch, HessianDifferenceCurve, hessian_difference_curve
+from stillscape.curvature.forecast import QuadraticForecast, quadratic_forecast
 from stillscape.curvature.lanczos import Eigenpairs, spectral_norms, top_eigenvalues
 from stillscape.curvature.orders import OrderCurves, curves_over_orders
 from stillscape.curvature.per_sample import PerSampleHessian
@@ -11,8 +12,10 @@ __all__ = [
     "HessianDifferenceCurve",
     "OrderCurves",
     "PerSampleHessian",
+    "QuadraticForecast",
     "curves_over_orders",
     "hessian_difference_curve",
+    "quadratic_forecast",
     "spectral_norms",
     "top_eigenvalues",
 ]

@@ -54,9 +54,10 @@ def top_eigenvalues(
     positive("tol", tol)
     before = hv.num_sample_products
     steps = min(max(at_least("max_steps", max_steps, 1), count), hv.num_parameters)
-    values, vectors, residuals = lanczos(
-        lambda v: hv.mean_matvec(v[0])[None], _start(1, hv, seed), min(count, hv.num_parameters), tol, steps
-    )
+    with hv.linearized():
+        values, vectors, residuals = lanczos(
+            hv.mean_matmat, _start(1, hv, seed), min(count, hv.num_parameters), tol, steps
+        )
     converged = bool((residuals[0] <= tol * values[0].abs().max()).all())
     return Eigenpairs(values[0], vectors[0], residuals[0], converged, hv.num_sample_products - before)
 
@@ -72,7 +73,8 @@ def spectral_norms(
     """
     steps = min(max_steps, hv.num_parameters)
     start = _start(len(rows), hv, seed)
-    values, _, _ = lanczos(lambda v: hv.products(rows, v), start, 1, tol, steps)
+    with hv.linearized():
+        values, _, _ = lanczos(lambda v: hv.products(rows, v), start, 1, tol, steps)
     return values[:, 0].abs()
 
 
