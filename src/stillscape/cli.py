@@ -18,6 +18,30 @@ from rich.text import Text
 
 from stillscape._errors import InputError, StillscapeError
 from stillscape._files import write_whole
+from stillscape._flags import (
+    Adapt,
+    AsJson,
+    Budget,
+    Curvature,
+    Data,
+    DataFlag,
+    Epsilon,
+    Executor,
+    Groups,
+    Labels,
+    Metric,
+    Model,
+    Out,
+    PlanFile,
+    Quiet,
+    Repeats,
+    Seeds,
+    Sizes,
+    SkipBroken,
+    Target,
+    Window,
+    Workers,
+)
 from stillscape._processes import lasting_imports, warm_up
 from stillscape._terminal import TerminalProgress
 
@@ -31,37 +55,6 @@ app = typer.Typer(
 )
 REACHED, BAD_INPUT, NOT_REACHED, FAILED = 0, 2, 3, 4
 LONG_RUN_S = 3600.0
-
-Data = Annotated[str, typer.Argument(help="Folder of images (a folder per class), parquet file, dataset, or 'digits'.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Run folder; one that exists is taken up again.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-PlanFile = Annotated[Path | None, typer.Argument(metavar="[PLAN.toml]", help="A plan; flags change it.")]
-DataFlag = Annotated[
-    str | None, typer.Option("--data", help="Folder, parquet file, Hugging Face dataset, or 'digits'.")
-]
-Labels = Annotated[str | None, typer.Option("--labels", help="CSV with columns file, label and perhaps group.")]
-Groups = Annotated[
-    str | None,
-    typer.Option("--groups", help=r"Never split these: a column, or a pattern on file names such as '(patient\d+)_'."),
-]
-Window = Annotated[
-    str | None, typer.Option("--window", metavar="LOW:HIGH", help="Grey values shown as black and white (16 bit).")
-]
-Model = Annotated[str | None, typer.Option("--model", help="Hub id, local folder, or 'bundled-vit'.")]
-Adapt = Annotated[
-    list[str] | None, typer.Option("--adapt", help="head, last-layers:N, lora:R or full; may be given several times.")
-]
-Sizes = Annotated[str | None, typer.Option("--sizes", help="50,100,200,400, or how many sizes.")]
-Repeats = Annotated[int | None, typer.Option("--repeats", help="Orders of the data.")]
-Seeds = Annotated[int | None, typer.Option("--seeds", help="Training seeds for each order.")]
-Epsilon = Annotated[float | None, typer.Option("--epsilon", help="Enough: the next doubling brings at most this.")]
-Target = Annotated[float | None, typer.Option("--target", help="Enough: the metric is at least this.")]
-Metric = Annotated[str | None, typer.Option("--metric", help="accuracy, balanced_accuracy, macro_f1, auroc, ...")]
-SkipBroken = Annotated[bool | None, typer.Option("--skip-broken", help="Leave unreadable images out, and say so.")]
-Executor = Annotated[str, typer.Option("--executor", help="Where cells run: local.")]
-Workers = Annotated[int | None, typer.Option("--workers", help="Cells at a time; default: what the cores can serve.")]
-Budget = Annotated[str | None, typer.Option("--budget", help="Time the run may take: 90s, 30m, 2h. Cuts the plan.")]
 
 
 @app.command(epilog="Example: stillscape demo --out runs/demo")
@@ -103,6 +96,7 @@ def run(
     target: Target = None,
     metric: Metric = None,
     skip_broken: SkipBroken = None,
+    curvature: Curvature = None,
     workers: Workers = None,
     budget: Budget = None,
     executor: Executor = "local",
@@ -119,7 +113,7 @@ def run(
         full_plan = _plan(
             plan, out, data=data, labels=labels, groups=groups, window=_window(window), model=model, adapt=adapt,
             sizes=_sizes(sizes), repeats=repeats, seeds=seeds, epsilon=epsilon, target=target, metric=metric,
-            skip_broken=skip_broken, workers=workers,
+            skip_broken=skip_broken, curvature=curvature, workers=workers,
         )  # fmt: skip
         _run(full_plan, out or _default_folder(full_plan), budget_s, as_json, quiet)
 
@@ -140,6 +134,7 @@ def plan_command(
     seeds: Seeds = None,
     metric: Metric = None,
     skip_broken: SkipBroken = None,
+    curvature: Curvature = None,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -149,7 +144,8 @@ def plan_command(
 
         full_plan = _plan(
             plan, None, data=data, labels=labels, groups=groups, window=_window(window), model=model, adapt=adapt,
-            sizes=_sizes(sizes), repeats=repeats, seeds=seeds, metric=metric, skip_broken=skip_broken, workers=workers,
+            sizes=_sizes(sizes), repeats=repeats, seeds=seeds, metric=metric, skip_broken=skip_broken,
+            curvature=curvature, workers=workers,
         )  # fmt: skip
         bench, images = set_up(full_plan, Path("."), Silent())
         costs = estimate(bench, images)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stillscape._errors import InputError, RecordError
-from stillscape.experiments import Silent, Store, make_plan, read_result, run, set_up
+from stillscape.experiments import Silent, Store, hessian_curve, make_plan, read_result, run, set_up
 from stillscape.experiments.cost import estimate, fit_budget, wall_seconds
 from stillscape.experiments.probe import all_probes, probe_key
 
@@ -18,7 +18,7 @@ FAST = {"last-layers": {"steps": 4, "batch": 8}, "lora": {"steps": 4, "batch": 8
 def plan(photos, tiny_vit):
     return make_plan(
         data=str(photos), model=str(tiny_vit), adapt=["head", "last-layers:1", "lora:2"], sizes=[6, 12, 24],
-        repeats=2, seeds=1, folds=2, recipes=FAST, workers=1, probe_images=12, curvature_images=2,
+        repeats=2, seeds=1, folds=2, recipes=FAST, workers=1, probe_images=12, curvature_images=2, curvature=10,
     )  # fmt: skip
 
 
@@ -65,6 +65,32 @@ def test_the_result_has_every_curve_and_criterion(finished):
     assert "seconds" not in text
 
 
+def test_hessians_over_sizes(bench, finished):
+    """Curves, constants and bounds of the Hessians at w*; the bound of the head holds for every order."""
+    for part in finished[0]["results"]:
+        curves, constants = part["curves"], part["constants"]
+        difference, norm = curves["hessian_difference"], curves["hessian_norm"]
+        assert difference["k"] == norm["k"]
+        assert difference["k"][-1] == 9
+        assert all(
+            0 < low <= mean <= high for low, mean, high in zip(*(norm[n] for n in ("low", "mean", "high")), strict=True)
+        )
+        larger = np.array(curves["hessian_difference_frobenius"]["mean"]) / np.array(difference["mean"])
+        assert (larger > 0.97).all()  # both err by some per cent
+        assert constants["hessian_curve_error"]["value"] < 0.2
+        assert ("hessian_bound" in curves) == (part["adapt"] == "head")
+        assert curves["theorem3_second_order"]["kind"] == "plug-in bound"
+    head = finished[0]["results"][0]["curves"]
+    assert max(head["hessian_difference"]["high"]) < head["hessian_bound"]["mean"][0]
+
+
+def test_hessians_too_large_are_left_out_and_said(bench, finished, monkeypatch):
+    monkeypatch.setattr(hessian_curve, "MEMORY_BYTES", 10)
+    found = hessian_curve._measure(bench, Store(finished[1]), "lora:2")
+    assert found["status"] == "missing"
+    assert "parameters would take" in found["reason"]
+
+
 def test_no_image_is_scored_by_a_model_that_saw_it(bench, finished):
     store = Store(finished[1])
     for cell in bench.cells():
@@ -99,16 +125,16 @@ def test_stored_losses_are_those_of_the_stored_weights(bench, finished):
 
 def test_slopes_are_the_derivatives_of_the_losses(bench, finished):
     """A small step along the direction must change each loss as its slope says, up to the third order."""
-    from stillscape.experiments.probe import _gaussian, _weights
+    from stillscape.experiments.probe import gaussian_direction, trained_weights
     from stillscape.models import load_trained_state
     from stillscape.training import directional_slopes, score
 
     cells = Store(finished[1])
     probe = all_probes(bench, cells)[2]
-    star = _weights(cells, bench.key(probe.cells()[-1]))
+    star = trained_weights(cells, bench.key(probe.cells()[-1]))
     suffix = bench.split(probe.adapt).suffix
     where = (bench.inputs(probe.adapt), bench.labels, bench.held_out_rows(0))
-    direction = _gaussian(star, 0.03, bench, probe, 0)
+    direction = gaussian_direction(star, 0.03, bench, probe.permutation, 0)
     load_trained_state(suffix, star)
     slopes = directional_slopes(suffix, *where, direction)
     ends = []

@@ -162,5 +162,8 @@ def _curves(accuracy: list[float], heldout: list[float], train: list[float]) -> 
         "neighbourhood_remainder_part": _curve(k, 0.21 * spread / (k + 1), "identity"),
         "theorem3_printed": _curve(SIZES, 165.0 / (np.array(SIZES) + 1.0), "plug-in bound"),
         "theorem3_rigorous": _curve(SIZES, 157.7 / (np.array(SIZES) + 1.0), "plug-in bound"),
+        "hessian_difference": _curve(k, 6 + 2 / k, unit="curvature", width=3 / np.sqrt(k)),
+        "hessian_norm": _curve(k, 1 + 4 / k, unit="curvature", width=0.9 / np.sqrt(k)),
+        "hessian_bound": _curve(k, np.full(len(k), 60.0), "plug-in bound", unit="curvature"),
         "distance": broken,
     }  # fmt: skip

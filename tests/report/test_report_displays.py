@@ -12,6 +12,7 @@ from stillscape._errors import InputError
 from stillscape.report import (
     ComparisonDisplay,
     DataCurveDisplay,
+    HessianDisplay,
     LossCurveDisplay,
     LossDifferenceDisplay,
     RetrainedAgainstFixedDisplay,
@@ -19,7 +20,14 @@ from stillscape.report import (
 from stillscape.report.series import Series, entry_of, series_of
 from stillscape.report.style import COLORS
 
-ALL = [ComparisonDisplay, DataCurveDisplay, LossCurveDisplay, LossDifferenceDisplay, RetrainedAgainstFixedDisplay]
+ALL = [
+    ComparisonDisplay,
+    DataCurveDisplay,
+    HessianDisplay,
+    LossCurveDisplay,
+    LossDifferenceDisplay,
+    RetrainedAgainstFixedDisplay,
+]
 
 
 def line(display, label):
@@ -204,3 +212,17 @@ def test_thinning_keeps_ends_order_and_limit(length, limit):
     assert (thin.k[0], thin.k[-1]) == (1, length)
     assert (np.diff(thin.k) > 0).all()
     np.testing.assert_array_equal(thin.mean, 1 / thin.k)
+
+
+def test_hessians_are_drawn_where_they_were_measured(result):
+    curves = result["results"][0]["curves"]
+    display = HessianDisplay.from_result(result, "head").plot()
+    k, drawn = line(display, "the mean itself")
+    held = dict(zip(curves["hessian_norm"]["k"], curves["hessian_norm"]["mean"], strict=True))
+    assert drawn.tolist() == [held[size] for size in k]
+    assert "exact Hessian of a linear head" in display.caption()
+    del curves["hessian_bound"]
+    assert "linear head" not in HessianDisplay.from_result(result, "head").caption()
+    del curves["hessian_difference"]
+    with pytest.raises(InputError, match="ask for `curvature`"):
+        HessianDisplay.from_result(result, "head")

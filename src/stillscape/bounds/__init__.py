@@ -2,6 +2,7 @@
 
 constants, counterexamples  sharp constants of softmax, LayerNorm and GELU; layers that refute what is printed
 attention, block            bounds on the Hessian of a layer and of a block (Theorems 1 and 2)
+softmax_head                the same for a linear head alone
 loss_difference             one more sample at a fixed w (Theorem 3), and the size that follows
 local_surface, minimum      the surface around w*: its second-order forecast; whether w* is a minimum at all
 finite_sample, mean_square  what holds in probability over the order of the data
@@ -22,6 +23,7 @@ from stillscape.bounds.local_surface import (
 from stillscape.bounds.loss_difference import loss_difference, sufficient_size
 from stillscape.bounds.mean_square import gaussian_mean_square, mean_square_difference, root_mean_square_size
 from stillscape.bounds.minimum import check_minimum, minimum_shift, require_minimum
+from stillscape.bounds.softmax_head import softmax_head
 
 if TYPE_CHECKING:
     from stillscape.bounds.attention import self_attention
@@ -55,6 +57,7 @@ __all__ = [
     "require_minimum",
     "root_mean_square_size",
     "self_attention",
+    "softmax_head",
     "structure_sweep",
     "sufficient_size",
     "transformer_block",

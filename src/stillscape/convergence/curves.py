@@ -25,7 +25,7 @@ class Curve:
         high: upper end of the band, or None where there is none.
         kind: "measured"; "identity" (true for any model); "closed form"; "plug-in bound" (a bound with measured
             constants, hence no certificate).
-        unit: "nats", "share" (0..1), "distance".
+        unit: "nats", "share" (0..1), "distance", "curvature" (nats per squared distance).
 
     >>> Curve([1, 2], [0.5, float("nan")], None, None, "measured", "nats").to_dict()["mean"]
     [0.5, None]

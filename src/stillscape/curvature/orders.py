@@ -89,7 +89,7 @@ class OrderCurves:
 
 
 def curves_over_orders(
-    cores: Sequence[Core], orders: int = 20, sizes: Sequence[int] | None = None, seed: int = 0
+    cores: Sequence[Core], orders: int = 20, sizes: Sequence[int] | np.ndarray | None = None, seed: int = 0
 ) -> OrderCurves:
     """Return the norms at `sizes` for random orders of the samples whose cores are given.
 
@@ -134,23 +134,22 @@ class _Past:
     def __init__(self, core: Core) -> None:
         self.t, self.width = core.overlap.shape[1], core.short.shape[1]
         self.overlap, self.short = torch.zeros_like(core.overlap[-self.t :]), torch.zeros_like(core.short[-self.t :])
-        self.correction = self.overlap.new_zeros(self.t, self.t)  # of own products, what short images get wrong
         self.rows = core.short.new_zeros(0, self.width + self.t)
         self.values = core.values[:0]
 
     def take(self, core: Core) -> None:
-        mine, e = core.short[-self.t :], len(core.values)
+        e = len(core.values)
         self.overlap = self.overlap + core.overlap[-self.t :]
-        self.short = self.short + mine
-        self.correction = self.correction + core.gram[-self.t :, -self.t :] - gram(mine)
+        self.short = self.short + core.short[-self.t :]
         rows = torch.cat([core.short[:e], core.overlap[:e].to(core.short.dtype)], 1)
         self.rows, self.values = add(self.rows, self.values, rows, core.values, self.t, self.width)
 
     def norms_with(self, core: Core, k: int) -> tuple[float, float, float, float]:
         e, old, t = len(core.values), len(self.rows), self.t
         short = torch.cat([self.rows[:, : self.width], self.short])
+        # Among what has gone by all products are of short images, though some are known better: a remainder is a
+        # difference of sums, and can be no smaller than what its terms' products disagree by.
         cross, among = gram(core.short, short), gram(short)
-        among[old:, old:] += self.correction
         inner = torch.cat([torch.cat([core.gram, cross], 1), torch.cat([cross.mT, among], 1)])
         overlap = torch.cat([core.overlap, self.rows[:, self.width :].double(), self.overlap])
         own, new, explicit, gone = torch.eye(len(inner), dtype=torch.float64, device=inner.device).split([e, t, old, t])

@@ -134,7 +134,7 @@ def _cost(bench: Bench, adapt: str, rates: Rates, activation_bytes: int) -> Cost
     probe_images = min(plan.probe_images, len(bench.held_out_rows(0)))
     # A slope costs about two scorings; a product with a Hessian about four trainings of one image, 20 of them each.
     probes = plan.repeats * probe_images * (len(bench.sizes) + plan.directions) * 3
-    products = plan.repeats * plan.curvature_images * 20 * 8
+    products = (plan.repeats * plan.curvature_images * 20 + min(plan.curvature, probe_images) * 60) * 8
     cached = n * (rates.read + rates.encode)
     seconds = cached + steps * rates.step + (scored + probes + products) * rates.score
     passes = scored + (steps if convex else steps * recipe.batch)

@@ -26,6 +26,7 @@ REVISABLE = frozenset(
         "target",
         "level",
         "workers",
+        "curvature",
         "skip_broken",
     }
 )
@@ -60,6 +61,7 @@ class Plan(BaseModel):
         directions: random directions in which the neighborhood of w* is probed.
         probe_images: held-out images used there.
         curvature_images: of them, how many have their curvature taken.
+        curvature: held-out images over which the curve of Hessians is measured; 0 for no such curve.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,6 +91,7 @@ class Plan(BaseModel):
     directions: Annotated[int, Field(ge=1)] = 2
     probe_images: Annotated[int, Field(ge=2)] = 512
     curvature_images: Annotated[int, Field(ge=1)] = 8
+    curvature: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("adapt", mode="before")
     @classmethod

@@ -66,14 +66,14 @@ def probes_of(bench: Bench, cells: Store, adapt: str) -> list[Probe]:
 def run_probe(bench: Bench, cells: Store, probes: Store, probe: Probe) -> None:
     """Measure one probe and store it; where weights were not kept, the record says so and holds nothing else."""
     key, started = probe_key(bench, probe), time.perf_counter()
-    smaller, star = (_weights(cells, bench.key(cell)) for cell in probe.cells())
+    smaller, star = (trained_weights(cells, bench.key(cell)) for cell in probe.cells())
     if smaller is None or star is None:
         probes.write(key, {"status": "missing", "reason": "the trained weights are too large to be kept"})
         return
-    path = {name: smaller[name] - star[name] for name in star}
-    radius = _norm(path)
+    radius, path = between(smaller, star)
     directions = {"path": path} | {
-        f"gaussian:{number}": _gaussian(star, radius, bench, probe, number) for number in range(bench.plan.directions)
+        f"gaussian:{number}": gaussian_direction(star, radius, bench, probe.permutation, number)
+        for number in range(bench.plan.directions)
     }
     suffix, rows = bench.split(probe.adapt).suffix, _rows(bench, probe)
     where = (bench.inputs(probe.adapt), bench.labels, rows)
@@ -97,7 +97,14 @@ def run_probe(bench: Bench, cells: Store, probes: Store, probe: Probe) -> None:
     probes.write(key, record, table)
 
 
-def _weights(cells: Store, key: str) -> State | None:
+def between(smaller: State, star: State) -> tuple[float, State]:
+    """Return the way from w* to the optimum at the smaller size, its length first."""
+    path = {name: smaller[name] - star[name] for name in star}
+    return _norm(path), path
+
+
+def trained_weights(cells: Store, key: str) -> State | None:
+    """Return a cell's trained parameters in the fold that is probed, or None where they were not kept."""
     kept = cells.weights(key)
     if kept is None:
         return None
@@ -111,8 +118,9 @@ def _rows(bench: Bench, probe: Probe) -> np.ndarray:
     return np.sort(order[: bench.plan.probe_images])
 
 
-def _gaussian(star: State, radius: float, bench: Bench, probe: Probe, number: int) -> State:
-    entropy = [bench.plan.split_seed, probe.permutation, number]
+def gaussian_direction(star: State, radius: float, bench: Bench, permutation: int, number: int) -> State:
+    """Return a random direction of length `radius`."""
+    entropy = [bench.plan.split_seed, permutation, number]
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
     direction = {name: torch.randn(w.shape, generator=generator) for name, w in star.items()}
     scale = radius / _norm(direction)

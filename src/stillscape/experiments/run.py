@@ -13,13 +13,14 @@ from stillscape.data import ImageSet
 from stillscape.experiments.analyze import analyze
 from stillscape.experiments.bench import Bench, Cell, set_up
 from stillscape.experiments.cost import fit_budget
+from stillscape.experiments.hessian_curve import curve_key
 from stillscape.experiments.local import num_workers, run_tasks
 from stillscape.experiments.plan import REVISABLE, Plan, make_plan
 from stillscape.experiments.probe import Probe, all_probes, probe_key
 from stillscape.experiments.progress import Progress, Silent
 from stillscape.experiments.provenance import circumstances
 from stillscape.experiments.store import SCHEMA, Store, write_json
-from stillscape.experiments.tasks import measure_cell, measure_probe
+from stillscape.experiments.tasks import measure_cell, measure_hessian_curve, measure_probe
 from stillscape.models import parse_adaptation
 
 GUESSED_SECONDS = {"head": 0.02, "last-layers": 0.3, "lora": 1.0, "full": 1.5}  # of a step, until one is measured
@@ -88,19 +89,31 @@ def _agree_with(folder: Path, plan: Plan, budget_s: float | None) -> tuple[Plan,
 
 
 def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -> None:
-    cells, probes = Store(folder), Store(folder, "probes")
+    cells, probes, hessians = Store(folder), Store(folder, "probes"), Store(folder, "hessians")
     cells.sweep()
     probes.sweep()
     pending = [cell for cell in bench.cells() if not cells.has(bench.key(cell))]
     if len(pending) < len(bench.cells()):
         progress.say(f"{len(bench.cells()) - len(pending)} of {len(bench.cells())} cells are there already")
+    hessians.sweep()
     needed = [cell.adapt for cell in pending] + [probe.adapt for probe in _missing_probes(bench, cells, probes)]
+    needed += _missing_hessians(bench, cells, hessians)
     bench.cache_inputs(dict.fromkeys(needed), images, progress)
     _run_cells(bench, folder, pending, cells, progress)
     wanted = _missing_probes(bench, cells, probes)
     progress.stage("probing the neighborhood", len(wanted))
     for done, _ in enumerate(run_tasks(bench, folder, [(measure_probe, (probe,)) for probe in wanted]), 1):
         progress.advance(done)
+    adapts = _missing_hessians(bench, cells, hessians)
+    if adapts:
+        progress.stage("measuring Hessians", len(adapts))
+        for done, _ in enumerate(run_tasks(bench, folder, [(measure_hessian_curve, (adapt,)) for adapt in adapts]), 1):
+            progress.advance(done)
+
+
+def _missing_hessians(bench: Bench, cells: Store, hessians: Store) -> list[str]:
+    keys = {adapt: curve_key(bench, cells, adapt) for adapt in bench.plan.adapt}
+    return [adapt for adapt, key in keys.items() if key is not None and not hessians.has(key)]
 
 
 def _missing_probes(bench: Bench, cells: Store, probes: Store) -> list[Probe]:

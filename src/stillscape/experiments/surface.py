@@ -15,6 +15,7 @@ from stillscape.convergence import (
     neighborhood_differences,
 )
 from stillscape.experiments.collect import Collected
+from stillscape.experiments.curvature_result import measured_hessians
 from stillscape.experiments.probe import probe_key, probes_of
 from stillscape.experiments.store import Store
 from stillscape.sufficiency import Criterion, bound_criterion, fixed_surface_criterion, neighborhood_criterion
@@ -43,13 +44,18 @@ def measure_surface(collected: Collected, probes: Store) -> Surface:
     records = _probe_records(collected, probes)
     if not records:
         return Surface(curves, criteria, {}, ["The neighborhood of w* was not probed: weights were not kept."])
+    hessians = measured_hessians(collected)
     tables = [table for _, table in records]
     curves |= _neighborhood(tables, plan.level)
     away, groups = _columns(tables[0], "loss:gaussian:")[0], bench.groups[tables[0]["sample"]]
     criteria.append(neighborhood_criterion(away, epsilon=plan.loss_tolerance, level=plan.level, groups=groups))
     constants, reasons = _constants(records)
+    if hessians is not None:
+        curves |= hessians.curves
+        constants |= hessians.constants(constants)
+    notes = [] if hessians is None else hessians.notes
     if reasons:
-        return Surface(curves, criteria, constants, reasons)
+        return Surface(curves, criteria, constants, reasons + notes)
     plugged = {name: constants[name]["value"] for name in ("loss_bound", "hessian_bound", "radius", "gradient_bound")}
     sizes = geometric_sizes(bench.sizes[-1], POINTS)
     for kind in ("printed", "rigorous"):
@@ -60,7 +66,9 @@ def measure_surface(collected: Collected, probes: Store) -> Surface:
                 f"theorem3_{kind}", epsilon=plan.loss_tolerance, **plugged, kind=kind, available=len(bench.labels)
             )
         )
-    return Surface(curves, criteria, constants, [])
+    if hessians is not None and "hessian_difference" in curves:
+        curves["theorem3_second_order"] = hessians.theorem3(constants)
+    return Surface(curves, criteria, constants, notes)
 
 
 def _fixed(losses: np.ndarray, level: float) -> dict[str, Curve]:

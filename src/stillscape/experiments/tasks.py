@@ -4,6 +4,7 @@ from pathlib import Path
 
 from stillscape.experiments.bench import Bench, Cell
 from stillscape.experiments.cell import run_cell
+from stillscape.experiments.hessian_curve import run_hessian_curve
 from stillscape.experiments.probe import Probe, run_probe
 from stillscape.experiments.store import Store
 
@@ -16,3 +17,8 @@ def measure_cell(bench: Bench, folder: Path, cell: Cell) -> None:
 def measure_probe(bench: Bench, folder: Path, probe: Probe) -> None:
     """Measure the neighborhood of one largest cell and store it."""
     run_probe(bench, Store(folder), Store(folder, "probes"), probe)
+
+
+def measure_hessian_curve(bench: Bench, folder: Path, adapt: str) -> None:
+    """Measure the Hessians at one adaptation's w* and store their curve."""
+    run_hessian_curve(bench, folder, adapt)

@@ -3,6 +3,7 @@
 from stillscape.report.displays import (
     ComparisonDisplay,
     DataCurveDisplay,
+    HessianDisplay,
     LossCurveDisplay,
     LossDifferenceDisplay,
     RetrainedAgainstFixedDisplay,
@@ -12,6 +13,7 @@ from stillscape.report.page import write_report
 __all__ = [
     "ComparisonDisplay",
     "DataCurveDisplay",
+    "HessianDisplay",
     "LossCurveDisplay",
     "LossDifferenceDisplay",
     "RetrainedAgainstFixedDisplay",

@@ -10,6 +10,7 @@ from stillscape.report import svg
 from stillscape.report.displays import (
     ComparisonDisplay,
     DataCurveDisplay,
+    HessianDisplay,
     LossCurveDisplay,
     LossDifferenceDisplay,
     RetrainedAgainstFixedDisplay,
@@ -22,6 +23,7 @@ _OF_EACH: tuple[tuple[str, Any], ...] = (
     ("loss-curve", LossCurveDisplay),
     ("loss-difference", LossDifferenceDisplay),
     ("retrained-against-fixed", RetrainedAgainstFixedDisplay),
+    ("hessian", HessianDisplay),
 )
 
 

@@ -2,6 +2,7 @@
 
 from stillscape.report.displays.comparison import ComparisonDisplay
 from stillscape.report.displays.data_curve import DataCurveDisplay
+from stillscape.report.displays.hessian import HessianDisplay
 from stillscape.report.displays.loss_curve import LossCurveDisplay
 from stillscape.report.displays.loss_difference import LossDifferenceDisplay
 from stillscape.report.displays.retrained import RetrainedAgainstFixedDisplay
@@ -9,6 +10,7 @@ from stillscape.report.displays.retrained import RetrainedAgainstFixedDisplay
 __all__ = [
     "ComparisonDisplay",
     "DataCurveDisplay",
+    "HessianDisplay",
     "LossCurveDisplay",
     "LossDifferenceDisplay",
     "RetrainedAgainstFixedDisplay",

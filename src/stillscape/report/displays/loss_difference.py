@@ -26,6 +26,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "path": {"color": style.COLORS["green"], "marker": "D"},
     "theorem3_printed": {"color": style.COLORS["vermillion"], "linestyle": _DOT, "marker": "v"},
     "theorem3_rigorous": {"color": style.COLORS["vermillion"], "linestyle": _DOT, "marker": "^"},
+    "theorem3_second_order": {"color": style.COLORS["vermillion"], "linestyle": _DASH, "linewidth": 1.1},
 }
 _LABELS = {
     "fixed_surface": "weights fixed (identity)",
@@ -37,6 +38,7 @@ _LABELS = {
     "path": "toward the retrained weights",
     "theorem3_printed": "Theorem 3, printed (plug-in)",
     "theorem3_rigorous": "Theorem 3, corrected (plug-in)",
+    "theorem3_second_order": "the same to second order, measured Hessians",
 }
 _BANDED = ("fixed_surface", "neighbourhood", "path")
 

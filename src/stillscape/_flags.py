@@ -1,0 +1,40 @@
+"""Flags and arguments of the command line, each said once; several commands share them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[str, typer.Argument(help="Folder of images (a folder per class), parquet file, dataset, or 'digits'.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; one that exists is taken up again.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+PlanFile = Annotated[Path | None, typer.Argument(metavar="[PLAN.toml]", help="A plan; flags change it.")]
+DataFlag = Annotated[
+    str | None, typer.Option("--data", help="Folder, parquet file, Hugging Face dataset, or 'digits'.")
+]
+Labels = Annotated[str | None, typer.Option("--labels", help="CSV with columns file, label and perhaps group.")]
+Groups = Annotated[
+    str | None,
+    typer.Option("--groups", help=r"Never split these: a column, or a pattern on file names such as '(patient\d+)_'."),
+]
+Window = Annotated[
+    str | None, typer.Option("--window", metavar="LOW:HIGH", help="Grey values shown as black and white (16 bit).")
+]
+Model = Annotated[str | None, typer.Option("--model", help="Hub id, local folder, or 'bundled-vit'.")]
+Adapt = Annotated[
+    list[str] | None, typer.Option("--adapt", help="head, last-layers:N, lora:R or full; may be given several times.")
+]
+Sizes = Annotated[str | None, typer.Option("--sizes", help="50,100,200,400, or how many sizes.")]
+Repeats = Annotated[int | None, typer.Option("--repeats", help="Orders of the data.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", help="Training seeds for each order.")]
+Epsilon = Annotated[float | None, typer.Option("--epsilon", help="Enough: the next doubling brings at most this.")]
+Target = Annotated[float | None, typer.Option("--target", help="Enough: the metric is at least this.")]
+Metric = Annotated[str | None, typer.Option("--metric", help="accuracy, balanced_accuracy, macro_f1, auroc, ...")]
+SkipBroken = Annotated[bool | None, typer.Option("--skip-broken", help="Leave unreadable images out, and say so.")]
+Curvature = Annotated[
+    int | None, typer.Option("--curvature", help="Held-out images over which Hessians are measured; default: none.")
+]
+Executor = Annotated[str, typer.Option("--executor", help="Where cells run: local.")]
+Workers = Annotated[int | None, typer.Option("--workers", help="Cells at a time; default: what the cores can serve.")]
+Budget = Annotated[str | None, typer.Option("--budget", help="Time the run may take: 90s, 30m, 2h. Cuts the plan.")]
