@@ -1,21 +1,27 @@
 """Curvature of any module without forming a matrix: products, extreme eigenvalues, spectral norms."""
 
+from stillscape.curvature.barrier import LossBarrier, loss_barrier
 from stillscape.curvature.difference import DifferenceSketch, HessianDifferenceCurve, hessian_difference_curve
 from stillscape.curvature.forecast import QuadraticForecast, quadratic_forecast
 from stillscape.curvature.lanczos import Eigenpairs, spectral_norms, top_eigenvalues
 from stillscape.curvature.orders import OrderCurves, curves_over_orders
+from stillscape.curvature.outliers import SpectrumBySize, spectrum_by_size
 from stillscape.curvature.per_sample import PerSampleHessian
 
 __all__ = [
     "DifferenceSketch",
     "Eigenpairs",
     "HessianDifferenceCurve",
+    "LossBarrier",
     "OrderCurves",
     "PerSampleHessian",
     "QuadraticForecast",
+    "SpectrumBySize",
     "curves_over_orders",
     "hessian_difference_curve",
+    "loss_barrier",
     "quadratic_forecast",
     "spectral_norms",
+    "spectrum_by_size",
     "top_eigenvalues",
 ]

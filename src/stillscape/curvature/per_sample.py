@@ -210,9 +210,9 @@ class PerSampleHessian:
             self._runner.parameters.join(torch.autograd.grad(losses.sum(), leaves, materialize_grads=True), result)
         return result / len(rows)
 
-    def norm(self) -> float:
-        """Return the length of w, the chosen parameters as one vector."""
-        return float(sum(float(value.double().square().sum()) for value in self._runner.parameters.values()) ** 0.5)
+    def point(self) -> Float[Tensor, " P"]:
+        """Return w, the chosen parameters' present values, as one vector."""
+        return torch.cat([value.reshape(-1) for value in self._runner.parameters.values()])
 
     def subset(self, rows: Sequence[int]) -> "PerSampleHessian":
         """Return the same for some of the samples only, with a count of products of its own."""

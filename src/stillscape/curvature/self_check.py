@@ -64,7 +64,7 @@ def _difference(hv: "PerSampleHessian", v: Tensor, product: Tensor) -> None:
 
 def _direction(hv: "PerSampleHessian", generator: torch.Generator) -> Tensor:
     v = torch.randn(hv.num_parameters, generator=generator, dtype=torch.float64).to(hv.device, hv.dtype)
-    return v * max(hv.norm(), 1e-3) / v.norm()
+    return v * max(float(hv.point().norm()), 1e-3) / v.norm()
 
 
 def _compare(what: str, value: Tensor, truth: Tensor, tolerance: float, causes: str) -> None:

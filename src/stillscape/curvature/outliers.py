@@ -1,0 +1,152 @@
+"""Outlier eigenvalues and effective rank as the data grow: how many directions does the loss surface bend in?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from stillscape._checks import at_least, positive
+from stillscape._errors import InputError
+from stillscape.curvature.estimate import gaussian
+from stillscape.curvature.lanczos import top_eigenvalues
+from stillscape.curvature.per_sample import PerSampleHessian
+
+ZERO = 1e-6  # relative to the largest magnitude
+GAP = 1.5  # between neighboring eigenvalues, for the upper ones to be called outliers; found by trial
+
+
+@dataclass(frozen=True)
+class SpectrumBySize:
+    """Top eigenvalues, outliers and effective rank of mean(H_1..H_k) for several k.
+
+    Attributes:
+        k: the sizes.
+        values: eigenvalues of largest magnitude, largest first; (K, count).
+        residuals: norms of H v - value v; (K, count).
+        converged: whether all residuals of a size are within the tolerance.
+        outliers: number of eigenvalues above the bulk; -1 where no gap says where it begins.
+        gaps: ratio of the last outlier to the first eigenvalue below it, and the largest ratio where there are none.
+        num_classes: what outliers are counted against; None if unknown.
+        frobenius: Frobenius norms.
+        frobenius_stderr: their standard errors.
+        stable_rank: ||H||_F^2 / ||H||_2^2, how many eigenvalues as large as the largest would give this Frobenius norm.
+        stable_rank_stderr: its standard error, the largest eigenvalue taken as known.
+        num_sample_products: products of one sample with one vector that were spent.
+    """
+
+    k: Int[np.ndarray, " K"]
+    values: Float[np.ndarray, "K count"]
+    residuals: Float[np.ndarray, "K count"]
+    converged: np.ndarray
+    outliers: Int[np.ndarray, " K"]
+    gaps: Float[np.ndarray, " K"]
+    num_classes: int | None
+    frobenius: Float[np.ndarray, " K"]
+    frobenius_stderr: Float[np.ndarray, " K"]
+    stable_rank: Float[np.ndarray, " K"]
+    stable_rank_stderr: Float[np.ndarray, " K"]
+    num_sample_products: int
+
+
+def spectrum_by_size(
+    hv: PerSampleHessian,
+    sizes: Sequence[int],
+    count: int | None = None,
+    num_classes: int | None = None,
+    *,
+    gap: float = GAP,
+    num_vectors: int = 16,
+    tol: float = 1e-2,
+    max_steps: int = 100,
+    seed: int = 0,
+) -> SpectrumBySize:
+    r"""Return the spectrum's top and its effective rank for the first k samples, for each k of `sizes`.
+
+    Hessians of classifiers have about as many large eigenvalues as there are classes, apart from a bulk near zero
+    (Sagun et al. 2017; Gur-Ari, Roberts, Dyer 2018; Papyan 2020, whose outliers of the outer part are C - 1 to C). Here
+    outliers are the positive eigenvalues before the widest gap, in ratio, among the `count` that were computed;
+    "cannot tell" (-1) if no ratio reaches `gap`. The stable rank is Rudelson and Vershynin's (2007).
+
+    Args:
+        hv: the operator; samples in their given order.
+        sizes: values of k, each at least 1.
+        count: eigenvalues to compute; twice the number of classes unless given.
+        num_classes: kept beside the outliers.
+        gap: least ratio.
+        num_vectors: of Hutchinson's estimate of the Frobenius norm, at least 2.
+        tol: of eigenvalues: residual relative to the largest magnitude.
+        max_steps: products of each mean that its eigenvalues may take.
+        seed: of all random vectors.
+
+    Raises:
+        InputError: if a size is out of range, or neither `count` nor `num_classes` is given.
+
+    Cost: for each size at most `max_steps` + `num_vectors` products of each of its samples.
+
+    Example:
+        Least squares with three weights and inputs 3 e1, 2 e2 and e3: eigenvalues 6, 8/3 and 2/3.
+
+        >>> x = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
+        >>> model = torch.nn.Linear(3, 1, bias=False)
+        >>> hv = PerSampleHessian(model, lambda z, y: (z ** 2).sum(), x, None)
+        >>> found = spectrum_by_size(hv, [3], count=3)
+        >>> found.values.round(2).tolist(), found.outliers.tolist()
+        ([[6.0, 2.67, 0.67]], [2])
+    """
+    if count is None and num_classes is None:
+        raise InputError("count is None and so is num_classes; give one of them.")
+    count = min(at_least("count", count if count is not None else 2 * (num_classes or 1), 1), hv.num_parameters)
+    positive("gap", gap)
+    at_least("num_vectors", num_vectors, 2)
+    k = np.unique(np.asarray(sizes, dtype=np.int64))
+    if len(k) == 0 or k[0] < 1 or k[-1] > hv.num_samples:
+        raise InputError(
+            f"sizes is {list(sizes)}; each must lie between 1 and {hv.num_samples}, the number of samples."
+        )
+    rows, spent = [], 0
+    for size in k:
+        first = hv.subset(range(size))
+        with first.linearized():
+            top = top_eigenvalues(first, count, tol, max_steps, seed)
+            square = _squares(first, num_vectors, seed)
+        spent += first.num_sample_products
+        values = top.values.double().cpu().numpy()
+        rows.append(
+            (values, top.residuals.double().cpu().numpy(), top.converged, *count_outliers(values, gap), *square)
+        )
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    values, residuals, converged, outliers, gaps, mean, error = columns
+    frobenius, largest = np.sqrt(mean), np.abs(values).max(1) ** 2
+    return SpectrumBySize(
+        k, values, residuals, converged, outliers, gaps, num_classes, frobenius, error / (2 * frobenius),
+        mean / largest, error / largest, spent,
+    )  # fmt: skip
+
+
+def count_outliers(values: Float[np.ndarray, " count"], gap: float) -> tuple[int, float]:
+    """Return how many positive eigenvalues lie before the widest gap, in ratio, and that ratio; -1 if it is too small.
+
+    >>> count_outliers(np.array([9.0, 8.0, 1.0, -0.9, 0.8]), gap=1.5)
+    (2, 8.0)
+    """
+    known = np.abs(values) > ZERO * np.abs(values).max(initial=0.0)
+    positives = np.sort(values[known & (values > 0)])[::-1]
+    if not known.all():
+        positives = np.append(positives, 0.0)  # the spectrum's end was reached: what is below is zero
+    if len(positives) < 2:
+        return -1, float("nan")
+    with np.errstate(divide="ignore"):
+        ratios = positives[:-1] / positives[1:]
+    widest = int(ratios.argmax())
+    return (widest + 1 if ratios[widest] >= gap else -1), float(ratios[widest])
+
+
+def _squares(hv: PerSampleHessian, num_vectors: int, seed: int) -> tuple[float, float]:
+    """Return Hutchinson's estimate of the squared Frobenius norm, and its standard error."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    products: Tensor = hv.mean_matmat(gaussian(hv, num_vectors, hv.num_parameters, generator))
+    draws = products.double().square().sum(1)
+    return float(draws.mean()), float(draws.std() / num_vectors**0.5)

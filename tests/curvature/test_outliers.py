@@ -1,0 +1,57 @@
+"""Spectra by size against dense ones; outliers of a made-up spectrum; the Gauss-Newton part of a classifier."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stillscape._errors import InputError
+from stillscape.curvature import PerSampleHessian, spectrum_by_size
+from stillscape.curvature.outliers import count_outliers
+from tests.curvature.networks import CLASSES, DOUBLE, encoder
+
+
+@pytest.fixture(scope="module")
+def hv():
+    return PerSampleHessian(encoder(12)[0], F.cross_entropy, *encoder(12)[1:])
+
+
+def test_against_dense(hv):
+    found = spectrum_by_size(hv, [3, 12], count=6, num_vectors=64, tol=1e-6)
+    for row, k in enumerate((3, 12)):
+        mean = hv.subset(range(k)).mean_matmat(torch.eye(hv.num_parameters, dtype=DOUBLE))
+        exact = torch.linalg.eigvalsh(mean)
+        top = exact[exact.abs().argsort(descending=True)][:6]
+        np.testing.assert_allclose(found.values[row], top.numpy(), rtol=1e-6)
+        assert abs(found.frobenius[row] - mean.norm().item()) < 3 * found.frobenius_stderr[row]
+        rank = (mean.norm() / top[0].abs()).square().item()
+        assert abs(found.stable_rank[row] - rank) < 3 * found.stable_rank_stderr[row]
+    assert found.converged.all()
+
+
+def test_one_sample_has_fewer_outer_directions_than_classes(hv):
+    """The outer part of one sample's cross-entropy has rank C - 1, and so C - 1 outliers before a gap without end."""
+    outer = PerSampleHessian(encoder(12)[0], F.cross_entropy, *encoder(12)[1:], part="outer")
+    found = spectrum_by_size(outer, [1], num_classes=CLASSES, tol=1e-8)
+    assert found.outliers.tolist() == [CLASSES - 1]
+    assert found.gaps[0] > 1e6
+    assert found.num_classes == CLASSES
+
+
+def test_no_gap_is_said():
+    assert count_outliers(np.array([4.0, 3.5, 3.1, 2.9]), 1.5)[0] == -1
+    assert count_outliers(np.array([4.0, -3.5]), 1.5)[0] == -1
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"sizes": [0]}, "between 1 and 12"),
+        ({"sizes": [13]}, "between 1 and 12"),
+        ({"count": None}, "give one of them"),
+        ({"num_vectors": 1}, "num_vectors is 1"),
+    ],
+)
+def test_bad_arguments(hv, changes, match):
+    with pytest.raises(InputError, match=match):
+        spectrum_by_size(hv, **({"sizes": [3], "count": 2} | changes))
