@@ -38,6 +38,13 @@ def test_one_sample_has_fewer_outer_directions_than_classes(hv):
     assert found.num_classes == CLASSES
 
 
+def test_ranks_below_the_count_are_filled_with_zeros(hv):
+    outer = hv.with_part("outer")
+    found = spectrum_by_size(outer, [1, 2, 12], count=9, tol=1e-8)
+    assert found.values.shape == (3, 9)
+    assert np.abs(found.values[0, CLASSES - 1 :]).max() < 1e-9 * found.values[0, 0]
+
+
 def test_no_gap_is_said():
     assert count_outliers(np.array([4.0, 3.5, 3.1, 2.9]), 1.5)[0] == -1
     assert count_outliers(np.array([4.0, -3.5]), 1.5)[0] == -1

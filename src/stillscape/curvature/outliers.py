@@ -24,7 +24,7 @@ class SpectrumBySize:
 
     Attributes:
         k: the sizes.
-        values: eigenvalues of largest magnitude, largest first; (K, count).
+        values: eigenvalues of largest magnitude, largest first, and zeros where the rank is lower; (K, count).
         residuals: norms of H v - value v; (K, count).
         converged: whether all residuals of a size are within the tolerance.
         outliers: number of eigenvalues above the bulk; -1 where no gap says where it begins.
@@ -113,10 +113,9 @@ def spectrum_by_size(
             top = top_eigenvalues(first, count, tol, max_steps, seed)
             square = _squares(first, num_vectors, seed)
         spent += first.num_sample_products
-        values = top.values.double().cpu().numpy()
-        rows.append(
-            (values, top.residuals.double().cpu().numpy(), top.converged, *count_outliers(values, gap), *square)
-        )
+        # Fewer than `count` are found where the mean has a lower rank: the others are zero.
+        values, residuals = (np.pad(v.double().cpu().numpy(), (0, count - len(v))) for v in (top.values, top.residuals))
+        rows.append((values, residuals, top.converged, *count_outliers(values, gap), *square))
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     values, residuals, converged, outliers, gaps, mean, error = columns
     frobenius, largest = np.sqrt(mean), np.abs(values).max(1) ** 2
