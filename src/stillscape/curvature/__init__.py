@@ -1,6 +1,7 @@
 """Curvature of any module without forming a matrix: products, extreme eigenvalues, spectral norms."""
 
 from stillscape.curvature.barrier import LossBarrier, loss_barrier
+from stillscape.curvature.density import SpectralDensity, spectral_density
 from stillscape.curvature.difference import DifferenceSketch, HessianDifferenceCurve, hessian_difference_curve
 from stillscape.curvature.forecast import QuadraticForecast, quadratic_forecast
 from stillscape.curvature.lanczos import Eigenpairs, spectral_norms, top_eigenvalues
@@ -16,11 +17,13 @@ __all__ = [
     "OrderCurves",
     "PerSampleHessian",
     "QuadraticForecast",
+    "SpectralDensity",
     "SpectrumBySize",
     "curves_over_orders",
     "hessian_difference_curve",
     "loss_barrier",
     "quadratic_forecast",
+    "spectral_density",
     "spectral_norms",
     "spectrum_by_size",
     "top_eigenvalues",

@@ -1,0 +1,102 @@
+"""The density of the mean Hessian's spectrum: where its eigenvalues lie, and how many of them."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stillscape._checks import at_least, positive
+from stillscape._lanczos import tridiagonal
+from stillscape.curvature.estimate import gaussian
+from stillscape.curvature.per_sample import PerSampleHessian
+
+WIDTH = 0.01  # of the kernel, relative to the spectrum's reach, unless given
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """A smoothed density, and the quadrature that it comes from.
+
+    Attributes:
+        grid: eigenvalues, increasing.
+        density: share of the P eigenvalues per unit; integrates to 1.
+        stderr: its standard error over the random vectors.
+        nodes: Ritz values of each random vector; (v, s).
+        weights: their weights, which sum to 1 for each vector; (v, s).
+        sigma: width of the Gaussian kernel.
+        num_sample_products: products of one sample with one vector that were spent.
+    """
+
+    grid: Float[Tensor, " g"]
+    density: Float[Tensor, " g"]
+    stderr: Float[Tensor, " g"]
+    nodes: Float[Tensor, "v s"]
+    weights: Float[Tensor, "v s"]
+    sigma: float
+    num_sample_products: int
+
+
+def spectral_density(
+    hv: PerSampleHessian,
+    num_vectors: int = 8,
+    steps: int = 40,
+    *,
+    points: int = 1000,
+    sigma: float | None = None,
+    seed: int = 0,
+) -> SpectralDensity:
+    r"""Return the density of eigenvalues of the mean Hessian by stochastic Lanczos quadrature.
+
+    .. math:: \phi(t) = \frac1v \sum_{j=1}^v \sum_{i=1}^s \tau_{ij}\, g_\sigma(t - \theta_{ij})
+
+    with Ritz values :math:`\theta` and weights :math:`\tau`, squares of the first entries of the tridiagonal matrix's
+    eigenvectors (Golub and Welsch 1969; Ubaru, Chen, Saad 2017, alg. 1; Ghorbani, Krishnan, Xiao 2019, alg. 1).
+
+    Args:
+        hv: the operator.
+        num_vectors: v, random vectors; they step together.
+        steps: s of Lanczos, fully reorthogonalized.
+        points: of the grid.
+        sigma: of the kernel; a hundredth of the spectrum's reach unless given.
+        seed: of the vectors.
+
+    Raises:
+        InputError: if a number is out of range.
+
+    Cost: v x s products of each sample; memory v x s vectors.
+
+    Example:
+        The Hessian 2 x^2 = 18 is the only eigenvalue.
+
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> hv = PerSampleHessian(model, lambda z, y: (z ** 2).sum(), torch.tensor([[3.0]]), None)
+        >>> found = spectral_density(hv, num_vectors=2)
+        >>> found.nodes.flatten().tolist(), found.weights.flatten().tolist()
+        ([18.0, 18.0], [1.0, 1.0])
+    """
+    at_least("num_vectors", num_vectors, 1)
+    at_least("points", points, 2)
+    before = hv.num_sample_products
+    generator = torch.Generator().manual_seed(seed)
+    start = gaussian(hv, num_vectors, hv.num_parameters, generator)
+    with hv.linearized():
+        alphas, betas = tridiagonal(hv.mean_matmat, start, min(at_least("steps", steps, 1), hv.num_parameters))
+    nodes, weights = quadrature(alphas, betas)
+    reach = float(nodes.max() - nodes.min()) or float(nodes.abs().max()) or 1.0
+    width = WIDTH * reach if sigma is None else positive("sigma", sigma)
+    grid = torch.linspace(float(nodes.min()) - 5 * width, float(nodes.max()) + 5 * width, points, dtype=torch.float64)
+    kernel = torch.exp(-((grid - nodes[..., None]) ** 2) / (2 * width**2)) / (width * (2 * torch.pi) ** 0.5)
+    each = (weights[..., None] * kernel).sum(1)
+    spread = each.std(0) / num_vectors**0.5 if num_vectors > 1 else torch.full_like(grid, float("nan"))
+    return SpectralDensity(grid, each.mean(0), spread, nodes, weights, width, hv.num_sample_products - before)
+
+
+def quadrature(
+    alphas: Float[Tensor, "v s"], betas: Float[Tensor, "v s-1"]
+) -> tuple[Float[Tensor, "v s"], Float[Tensor, "v s"]]:
+    """Return nodes and weights of the Gauss quadrature that belongs to tridiagonal matrices."""
+    alphas, betas = alphas.double().cpu(), betas.double().cpu()
+    matrices = torch.diag_embed(alphas) + torch.diag_embed(betas, 1) + torch.diag_embed(betas, -1)
+    nodes, vectors = torch.linalg.eigh(matrices)
+    return nodes, vectors[:, 0].square()
