@@ -1,6 +1,7 @@
 """Curvature of any module without forming a matrix: products, extreme eigenvalues, spectral norms."""
 
 from stillscape.curvature.barrier import LossBarrier, loss_barrier
+from stillscape.curvature.blocks import Block, BlockTable, block_table
 from stillscape.curvature.density import SpectralDensity, spectral_density
 from stillscape.curvature.difference import DifferenceSketch, HessianDifferenceCurve, hessian_difference_curve
 from stillscape.curvature.forecast import QuadraticForecast, quadratic_forecast
@@ -10,6 +11,8 @@ from stillscape.curvature.outliers import SpectrumBySize, spectrum_by_size
 from stillscape.curvature.per_sample import PerSampleHessian
 
 __all__ = [
+    "Block",
+    "BlockTable",
     "DifferenceSketch",
     "Eigenpairs",
     "HessianDifferenceCurve",
@@ -19,6 +22,7 @@ __all__ = [
     "QuadraticForecast",
     "SpectralDensity",
     "SpectrumBySize",
+    "block_table",
     "curves_over_orders",
     "hessian_difference_curve",
     "loss_barrier",
