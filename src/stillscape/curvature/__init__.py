@@ -4,17 +4,21 @@ from stillscape.curvature.barrier import LossBarrier, loss_barrier
 from stillscape.curvature.blocks import Block, BlockTable, block_table
 from stillscape.curvature.density import SpectralDensity, spectral_density
 from stillscape.curvature.difference import DifferenceSketch, HessianDifferenceCurve, hessian_difference_curve
+from stillscape.curvature.estimate import Estimate
 from stillscape.curvature.forecast import QuadraticForecast, quadratic_forecast
 from stillscape.curvature.lanczos import Eigenpairs, spectral_norms, top_eigenvalues
 from stillscape.curvature.orders import OrderCurves, curves_over_orders
 from stillscape.curvature.outliers import SpectrumBySize, spectrum_by_size
 from stillscape.curvature.per_sample import PerSampleHessian
+from stillscape.curvature.trace import DiagonalEstimate, diagonal, frobenius_norm, trace
 
 __all__ = [
     "Block",
     "BlockTable",
+    "DiagonalEstimate",
     "DifferenceSketch",
     "Eigenpairs",
+    "Estimate",
     "HessianDifferenceCurve",
     "LossBarrier",
     "OrderCurves",
@@ -24,6 +28,8 @@ __all__ = [
     "SpectrumBySize",
     "block_table",
     "curves_over_orders",
+    "diagonal",
+    "frobenius_norm",
     "hessian_difference_curve",
     "loss_barrier",
     "quadratic_forecast",
@@ -31,4 +37,5 @@ __all__ = [
     "spectral_norms",
     "spectrum_by_size",
     "top_eigenvalues",
+    "trace",
 ]

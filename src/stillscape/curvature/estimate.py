@@ -41,7 +41,7 @@ def dense_mean(hv: PerSampleHessian) -> Float[Tensor, "P P"]:
     return (rows + rows.mT) / 2
 
 
-def mean_and_stderr(draws: Float[Tensor, "c *rest"]) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest"]]:
+def mean_and_stderr(draws: Float[Tensor, "c ..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
     """Return the mean over the first axis, and the standard error of that mean."""
     return draws.mean(0), draws.std(0) / len(draws) ** 0.5
 
