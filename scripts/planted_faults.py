@@ -46,6 +46,8 @@ THEOREM_3 = "tests/bounds/test_bounds_loss_difference.py"
 BLOCK_BOUND = "tests/bounds/test_bounds_block.py"
 CONSTANTS = "tests/bounds/test_bounds_constants.py"
 SAMPLING = "tests/bounds/test_bounds_finite_sample.py"
+PRODUCTS = "tests/curvature/test_per_sample.py"
+CURVE = "tests/curvature/test_difference.py"
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,35 @@ FAULTS = (
     Fault("range term of Bernstein's dropped", "bounds/finite_sample.py",
           " + _RANGE_FACTOR * log * loss / sizes", "",
           (f"{SAMPLING}::test_losses_of_two_values_follow_the_hypergeometric_law[bernstein_serfling]",)),
+    # ---- matrix-free curvature
+    Fault("loss's Hessian left out of the outer part", "curvature/graph.py",
+          "bent = moved if self._bent is None else _backward(self._bent, self._at, moved)", "bent = moved",
+          (f"{PRODUCTS}::test_every_part_of_an_encoder[outer]",)),
+    Fault("outer part in place of the whole", "curvature/graph.py",
+          'if part == "full":', 'if part == "none":', (f"{PRODUCTS}::test_every_part_of_an_encoder[full]",)),
+    Fault("mean over one sample too many", "curvature/per_sample.py",
+          "return result / self.num_samples", "return result / (self.num_samples + 1)",
+          (f"{PRODUCTS}::test_ragged_batches_are_weighted_right",)),
+    Fault("dropout left on", "curvature/second_order.py",
+          "            module.training = False\n", "            pass\n",
+          (f"{PRODUCTS}::test_every_part_of_an_encoder[full]",)),
+    Fault("mean of k + 1 in place of k in the one-pass curve", "curvature/difference.py",
+          "new - gone / k, self.num_fitted", "new - gone / (k + 1), self.num_fitted",
+          (f"{CURVE}::test_every_k[lora]",)),
+    Fault("a sample's own subspace counted twice", "curvature/low_rank.py",
+          "outside = images - combine(inside, basis)", "outside = images", (f"{CURVE}::test_every_k[lora]",)),
+    Fault("quadratic term of the forecast not halved", "curvature/forecast.py",
+          "radii[:, None] ** 2 / 2", "radii[:, None] ** 2",
+          ("tests/curvature/test_forecast.py::test_parts_are_differences_of_means",)),
+    Fault("quadrature's weights not squared", "curvature/density.py",
+          "vectors[:, 0].square()", "vectors[:, 0].abs()",
+          ("tests/curvature/test_density.py::test_weights_and_density_are_probabilities",)),
+    Fault("a random vector judges a projection that knows it", "curvature/leave_one_out.py",
+          "one = form.estimates(alone[:, None])", "one = form.estimates(0 * alone[:, None])",
+          ("tests/curvature/test_trace.py::test_unbiased_and_covered[decaying-trace]",)),
+    Fault("barrier above the start, not above the chord", "curvature/barrier.py",
+          "above = losses - (1 - t)[:, None] * losses[0] - t[:, None] * losses[-1]", "above = losses - losses[0]",
+          ("tests/curvature/test_barrier.py::test_no_barrier_along_a_convex_line",)),
 )  # fmt: skip
 
 

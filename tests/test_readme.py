@@ -28,9 +28,18 @@ def test_the_python_runs_as_a_script(tmp_path):
     assert (tmp_path / "runs" / "digits" / "report.html").is_file()
 
 
-def test_the_exact_second_derivatives_are_as_shown():
+def test_the_curvature_is_as_shown():
     names: dict = {}
     exec(blocks("python")[1], names)
+    assert names["curve"].k.tolist() == list(range(1, 60))
+    assert bool((names["curve"].spectral > 0).all())
+    assert names["top"].vectors.shape == (4, names["hv"].num_parameters)
+    assert [row["group"] for row in names["table"].rows()] == list(names["hv"].slices)
+
+
+def test_the_exact_second_derivatives_are_as_shown():
+    names: dict = {}
+    exec(blocks("python")[2], names)
     h, ss = names["h"], names["ss"]
     assert h.block("W_Q", "W_K", part="functional").shape == (64, 256, 256)
     assert h.mean().shape == (768, 768)
