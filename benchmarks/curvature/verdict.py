@@ -68,7 +68,8 @@ def table(found: dict) -> str:
             lines.append(f"  {name + ' | ' + way:58} {'  '.join(f'{cell:>7}' for cell in cells)}")
     lines += [
         "",
-        "top eigenvalue (default setting first): setting, products, relative residual, relative error, seconds, gradients, peak MB",
+        "top eigenvalue (default setting first): "
+        "setting, products, relative residual, relative error, seconds, gradients, peak MB",
     ]
     for name, way, row in _solvers(found):
         lines.append(f"  {name + ' | ' + way:58} {_solved(row['rungs'][0])}")

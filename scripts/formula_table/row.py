@@ -18,6 +18,10 @@ TESTS = {
     "surface": "tests/bounds/test_bounds_local_surface.py::test_",
     "square": "tests/bounds/test_bounds_mean_square.py::test_",
     "difference": "tests/bounds/test_bounds_loss_difference.py::test_",
+    "products": "tests/curvature/test_per_sample.py::test_",
+    "curve": "tests/curvature/test_difference.py::test_",
+    "trace": "tests/curvature/test_trace.py::test_",
+    "density": "tests/curvature/test_density.py::test_",
     "minimum": "tests/bounds/test_bounds_minimum.py::test_",
 }
 

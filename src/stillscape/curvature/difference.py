@@ -61,14 +61,14 @@ def hessian_difference_curve(
 
     Args:
         hv: the operator; its part is the part that is measured.
-        rank: of what is kept of each sample; 16 errs by some 0.1 % (1 % at worst) on Hessians of transformers.
+        rank: of what is kept of each sample; 16 errs by some 0.1 % (1 % at worst) on Hessians of small transformers.
         seed: of the random vectors.
         progress: called with the number of samples done, after each chunk.
 
     Raises:
         InputError: if there are fewer than two samples, or `rank` is below 2.
 
-    Cost: 3 x rank products for each sample, once; memory some 7 x rank vectors, whatever m is.
+    Cost: 5/2 x rank products for each sample, once; memory some 7 x rank vectors, whatever m is.
 
     Example:
         Least squares with one weight, l = (w x - y)^2: H = 2 x^2, here 2, 8 and 18. The differences are 8 - 2 and
@@ -98,7 +98,7 @@ class DifferenceSketch:
         dtype: of long vectors.
         device: of long vectors.
         width: of the short images in the cores that other orders of the samples are had from (see
-            `curves_over_orders`); 0 to keep none. A core takes 24 x rank x width bytes.
+            `curves_over_orders`); 0 to keep none. A core takes 10 x rank x width bytes (float32).
 
     Raises:
         InputError: if `rank` is below 2.
@@ -114,9 +114,9 @@ class DifferenceSketch:
         width: int = 0,
     ) -> None:
         self.rank = at_least("rank", rank, 2)
-        self.num_fitted = rank + rank // 4  # of the random vectors, these look for directions; the others check
+        self.num_fitted = rank  # of the random vectors, these look for directions; the others check
         generator = torch.Generator().manual_seed(seed)
-        vectors = torch.randn(2 * rank, num_parameters, generator=generator, dtype=torch.float32)
+        vectors = torch.randn(rank + max(2, rank // 2), num_parameters, generator=generator, dtype=torch.float32)
         self.vectors = vectors.to(device, dtype)
         self.images = torch.zeros_like(self.vectors)  # the sum of H_i T over the samples gone by
         self.rows, self.values = self.vectors[:0], self.vectors.new_zeros(0, dtype=torch.float64)

@@ -21,13 +21,16 @@ class Graph:
         forward: the pass; its losses depend on `leaves`.
         leaves: what is differentiated.
         part: one of `PARTS`.
+
+    Attributes:
+        first: what a product differentiates once more: for the full part, the gradient.
     """
 
     def __init__(self, forward: Forward, leaves: Sequence[Tensor], part: str) -> None:
         self._leaves, self._part = list(leaves), part
         losses = forward.losses
         if part == "full":
-            self._first = _backward([losses], self._leaves, [torch.ones_like(losses)], again=True)
+            self.first = _backward([losses], self._leaves, [torch.ones_like(losses)], again=True)
             return
         if part == "fisher":  # the outer product of the losses' own gradients: as if the model's output were its loss
             self._outputs, self._bent = [losses], None
@@ -39,17 +42,17 @@ class Graph:
             self._bent = _backward([bent], at, [torch.ones_like(bent)], again=True)
         if part == "functional":  # J' c with the loss's gradient c held fixed: what bends in it is the model alone
             assert self._bent is not None
-            self._first = _backward(self._outputs, self._leaves, [c.detach() for c in self._bent], again=True)
+            self.first = _backward(self._outputs, self._leaves, [c.detach() for c in self._bent], again=True)
         else:
             self._cotangents = [torch.zeros_like(output).requires_grad_() for output in self._outputs]
-            self._first = _backward(self._outputs, self._leaves, self._cotangents, again=True)
+            self.first = _backward(self._outputs, self._leaves, self._cotangents, again=True)
 
     def product(self, direction: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the product with `direction`; a leading axis of one that the leaves lack is passed over."""
         direction = [step.reshape(leaf.shape) for step, leaf in zip(direction, self._leaves, strict=True)]
         if self._part in ("full", "functional"):
-            return _backward(self._first, self._leaves, direction)
-        moved = _backward(self._first, self._cotangents, direction)
+            return _backward(self.first, self._leaves, direction)
+        moved = _backward(self.first, self._cotangents, direction)
         bent = moved if self._bent is None else _backward(self._bent, self._at, moved)
         return _backward(self._outputs, self._leaves, bent)
 

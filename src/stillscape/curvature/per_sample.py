@@ -205,9 +205,7 @@ class PerSampleHessian:
         rows = self._rows(rows)
         result = torch.zeros(self.num_parameters, dtype=self.dtype, device=self.device)
         for _, chunk in self._runner.chunks_of_batch(rows):
-            leaves = self._leaves(shift)
-            losses = self._runner.batch(chunk, leaves).losses
-            self._runner.parameters.join(torch.autograd.grad(losses.sum(), leaves, materialize_grads=True), result)
+            self._runner.parameters.join([g.detach() for g in self._gradient(chunk, shift)], result)
         return result / len(rows)
 
     def point(self) -> Float[Tensor, " P"]:
@@ -267,6 +265,13 @@ class PerSampleHessian:
 
     def _leaves(self, shift: Tensor | None) -> list[Tensor]:
         return self._runner.leaves(None if shift is None else self._vectors("shift", shift, 1))
+
+    def _gradient(self, chunk: tuple[int, ...], shift: Tensor | None) -> Sequence[Tensor]:
+        if shift is None and self._runner.kept is not None and self.part == "full":
+            return self._runner.graph_of_batch(chunk, "full").first  # which products will need as well
+        leaves = self._leaves(shift)
+        losses = self._runner.batch(chunk, leaves).losses
+        return torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
 
     def _add(self, graph: Graph, vectors: Tensor, result: Tensor) -> None:
         """Add a graph's product with a vector (or one for each of its samples) to `result`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from scipy.stats import t as student_t
 from torch import Tensor
 
 GROUPS = 8  # of random vectors, left out in turn for the standard error
@@ -125,5 +126,7 @@ def _frobenius(known: Known, explained: Tensor, remainder: Tensor) -> tuple[floa
     free = slice(known.num_fitted, None)
     rest = torch.einsum("tz,zy,ty->t", remainder[free], known.gram, 2 * explained[free] + remainder[free])
     total = float((square + rest.mean()).clamp_min(0)) ** 0.5
-    error = float(rest.std() / len(rest) ** 0.5)
+    count = len(rest)
+    # So few vectors don't tell their spread well: widened as Student has it, 1.96 standard errors hold 95 %.
+    error = float(rest.std() / count**0.5 * (student_t.ppf(0.975, count - 1) / 1.96))
     return total, (error / (2 * total) if total > 0 else error**0.5)
