@@ -16,7 +16,7 @@ from stillscape.curvature import (
     hessian_difference_curve,
 )
 from stillscape.curvature.graph import Graph
-from tests.curvature.networks import DOUBLE, encoder, filled, hugging_face, logits_loss
+from tests.curvature.networks import CLASSES, DOUBLE, encoder, filled, hugging_face, logits_loss
 
 SAMPLES = 30
 #: Models trained a little, since a random one's Hessians are all alike.
@@ -150,6 +150,22 @@ def test_other_orders_from_cores():
             error = np.abs(getattr(found, name)[row] / value[torch.tensor(sizes) - 1].numpy() - 1)
             assert np.median(error) < 0.05, name
             assert error.max() < 0.2, name
+
+
+def test_orders_of_low_rank_in_float32():
+    """A linear head's remainder is rounding alone: it must not be blown up into a norm larger than Frobenius's."""
+    generator = torch.Generator().manual_seed(0)
+    model = filled(torch.nn.Linear(60, CLASSES)).float()
+    x = torch.randn(12, 60, generator=generator) * torch.exp(2 * torch.randn(12, 1, generator=generator))
+    hv = PerSampleHessian(model, F.cross_entropy, x, torch.arange(12) % CLASSES)
+    sketch = DifferenceSketch(hv.num_parameters, width=2048)
+    sketch.extend(hv, range(12))
+    found = curves_over_orders(sketch.cores, orders=5)
+    assert (found.spectral <= 1.02 * found.frobenius).all()
+    assert (found.mean_spectral <= 1.02 * found.mean_frobenius).all()
+    hessians = hv.sample_matmat(range(12), torch.eye(hv.num_parameters)).double()
+    exact = truth(hessians, np.random.default_rng(0).permutation(12))
+    np.testing.assert_allclose(found.spectral[0], exact["spectral"].numpy(), rtol=0.15)
 
 
 def test_fewer_parameters_than_random_vectors():
