@@ -161,8 +161,9 @@ def test_orders_of_low_rank_in_float32():
     sketch = DifferenceSketch(hv.num_parameters, width=2048)
     sketch.extend(hv, range(12))
     found = curves_over_orders(sketch.cores, orders=5)
-    assert (found.spectral <= 1.02 * found.frobenius).all()
-    assert (found.mean_spectral <= 1.02 * found.mean_frobenius).all()
+    rounding = 1e-6 * found.frobenius.max()  # one of the samples has a Hessian a million million times smaller
+    assert (found.spectral <= 1.02 * found.frobenius + rounding).all()
+    assert (found.mean_spectral <= 1.02 * found.mean_frobenius + rounding).all()
     hessians = hv.sample_matmat(range(12), torch.eye(hv.num_parameters)).double()
     exact = truth(hessians, np.random.default_rng(0).permutation(12))
     np.testing.assert_allclose(found.spectral[0], exact["spectral"].numpy(), rtol=0.15)
