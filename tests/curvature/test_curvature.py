@@ -105,6 +105,18 @@ def test_eigenvalues_and_norms(case):
     torch.testing.assert_close(spectral_norms(hv, list(range(5)), tol=1e-8, max_steps=40), norms, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("w", [-2.0, 0.0, 3.0])
+def test_one_parameter(seed, w):
+    """Random start and gradient lie on one line, perhaps against each other, or the gradient is zero."""
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(model.weight, w)
+    hv = PerSampleHessian(model, lambda z, y: (z**2).sum(), torch.ones(2, 1, dtype=torch.float64), None)
+    found = top_eigenvalues(hv, seed=seed)
+    assert found.converged
+    torch.testing.assert_close(found.values, torch.tensor([2.0], dtype=torch.float64))
+
+
 def test_too_few_steps_are_said(case):
     model, x, y = case
     found = top_eigenvalues(PerSampleHessian(model, F.cross_entropy, x, y), tol=1e-12, max_steps=2)

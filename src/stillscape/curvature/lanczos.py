@@ -86,9 +86,12 @@ def _toward_gradient(hv: PerSampleHessian, seed: int) -> Tensor:
     or two; what is random in it is what makes every eigenvector found, at a minimum as well.
     """
     start = _start(1, hv, seed)
-    gradient = hv.mean_gradient()
+    start, gradient = start / start.norm(), hv.mean_gradient()
     length = gradient.norm()
-    return start / start.norm() + (gradient / length if length > 0 else 0.0)
+    if length == 0:
+        return start
+    # On the same side, so that they can't cancel each other, as they may where parameters are few.
+    return start + torch.copysign(gradient.new_ones(()), start[0] @ gradient) * gradient / length
 
 
 def _start(batch: int, hv: PerSampleHessian, seed: int) -> Tensor:

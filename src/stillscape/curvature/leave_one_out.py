@@ -30,7 +30,7 @@ from stillscape.curvature.per_sample import PerSampleHessian
 
 Place = Tensor | slice
 LEAST_VECTORS = 4
-PARALLEL = 1e-12  # sin^2 of an angle: below it two directions are one to working precision
+PARALLEL = 1e-12  # sin^2 of an angle; below it two directions are one
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class LeaveOneOut:
         basis: an orthonormal one, of the images at `own`.
         of_basis: its images.
         dropped: column i: the direction of the basis that the i-th image alone brings in.
+        rank: of the images at `own`, to working precision.
         own: where the p columns lie among the rows.
     """
 
@@ -67,6 +68,7 @@ class LeaveOneOut:
     basis: Float[Tensor, "m p"]
     of_basis: Float[Tensor, "m P"]
     dropped: Float[Tensor, "m m"]
+    rank: int
     own: Place
 
     def trace(self) -> tuple[float, float]:
@@ -91,25 +93,26 @@ class LeaveOneOut:
             across: of a row of the basis with a random vector.
             outside: of a random vector with itself.
         """
-        form = _Form(inside, across, outside, gram(self.basis, self.vectors), _squares(self.vectors), self.own_size)
+        size = self.vectors.shape[1]
+        form = _Form(inside, across, outside, gram(self.basis, self.vectors), _squares(self.vectors), size)
         alone = self.dropped.mT
         one = form.estimates(alone[:, None])
-        # Of each pair i, j: what j brings in, less what of it lies along what i does.
-        cosines = alone @ alone.mT
-        second = alone - cosines[:, :, None] * alone[:, None]
-        squares = second.square().sum(2)
-        is_plane = squares > PARALLEL
-        second = torch.where(is_plane, squares, 1.0).rsqrt()[:, :, None] * second
-        two = form.estimates(torch.stack([alone[:, None].expand_as(second), second], 2))
-        change = torch.where(is_plane, one[:, None] - two, 0.0)
         m = len(one)
-        together = (change * change.mT).sum() / (m * (m - 1))
-        return float(one.mean()), float((one.var() / m + together.clamp_min(0)).sqrt())
+        variance = one.var() / m
+        if self.rank == m:  # below it, no image brings in anything alone: the basis holds all there is
+            change = self._changes(form, one)
+            variance = variance + ((change * change.mT).sum() / (m * (m - 1))).clamp_min(0)
+        return float(one.mean()), float(variance.sqrt())
 
-    @property
-    def own_size(self) -> int:
-        """P, how many columns."""
-        return self.vectors.shape[1]
+    def _changes(self, form: "_Form", one: Float[Tensor, " m"]) -> Float[Tensor, "m m"]:
+        """Return d_ij, what the image of j changes in the estimate by i."""
+        alone = self.dropped.mT
+        first = alone[:, None].expand(-1, len(alone), -1)
+        second = alone - (alone @ alone.mT)[:, :, None] * first  # what j brings in, less what of it lies along i's
+        squares = second.square().sum(2)
+        is_plane = squares > PARALLEL  # and j is not i
+        second = torch.where(is_plane, squares, 1.0).rsqrt()[:, :, None] * second
+        return torch.where(is_plane, one[:, None] - form.estimates(torch.stack([first, second], 2)), 0.0)
 
 
 @dataclass(frozen=True)
@@ -166,19 +169,14 @@ def from_products(
     images = product(vectors)
     q, r = torch.linalg.qr(images[:, own].mT)  # q's columns are orthonormal to working precision, whatever the rank
     basis = q.mT.contiguous()
-    return LeaveOneOut(vectors, images, basis, product(basis), _brought_in(r.double(), torch.finfo(r.dtype).eps), own)
-
-
-def _brought_in(r: Float[Tensor, "m m"], eps: float) -> Float[Tensor, "m m"]:
-    """Return the columns of the transposed inverse of R at unit length: each is orthogonal to all images but its own.
-
-    Singular values are kept off zero. Where R is singular, these directions lie in the part of the basis that holds no
-    image, so that dropping them loses nothing: rightly, for there each image is a combination of the others.
-    """
-    left, values, right = torch.linalg.svd(r)
-    least = (len(r) * eps * values[0]).clamp_min(torch.finfo(torch.float64).tiny)
-    inverse = left @ (right / values.clamp_min(least)[:, None])
-    return inverse / inverse.norm(dim=0)
+    left, values, right = torch.linalg.svd(r.double())
+    least = (len(r) * torch.finfo(r.dtype).eps * values[0]).clamp_min(torch.finfo(torch.float64).tiny)
+    # The columns of the transposed inverse of R: each is orthogonal to all images but its own. Singular values are kept
+    # off zero; where R is singular these directions lie in the part of the basis that holds no image, so that dropping
+    # them loses nothing: rightly, for there each image is a combination of the others.
+    alone = left @ (right / values.clamp_min(least)[:, None])
+    rank = int((values > least).sum())
+    return LeaveOneOut(vectors, images, basis, product(basis), alone / alone.norm(dim=0), rank, own)
 
 
 def _squares(rows: Float[Tensor, "c P"]) -> Float[Tensor, " c"]:
