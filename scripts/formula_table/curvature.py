@@ -99,7 +99,7 @@ def moments(share):
         gen = generator(seed)
         half = normal(gen, 12, 12)
         matrix, v = (half + half.mT) / 12**0.5, normal(gen, 1, 12)
-        nodes, weights = quadrature(*tridiagonal(lambda u, m=matrix: u @ m, v, 3))
+        nodes, weights = quadrature(tridiagonal(lambda u, m=matrix: u @ m, v, 3))
         for power in range(6):
             truth = (v @ torch.linalg.matrix_power(matrix, power) @ v.mT).item() / v.square().sum().item()
             errors.append(abs((weights * nodes**power).sum().item() - truth) / 4**power)

@@ -39,6 +39,10 @@ class Krylov:
         tiny = torch.finfo(self.beta.dtype).tiny
         self.basis.append(torch.where(alive[:, None], self._next / self.beta.clamp_min(tiny)[:, None], 0.0))
 
+    def is_used_up(self, scale: Tensor) -> bool:
+        """Return whether no operator's product has brought in anything new."""
+        return bool((self.beta <= 1e-6 * scale.clamp_min(torch.finfo(scale.dtype).tiny)).all())
+
     def matrix(self) -> Tensor:
         """Return the tridiagonal matrices, (batch, s, s)."""
         tridiagonal = torch.diag_embed(torch.stack(self.alphas, -1))
@@ -62,20 +66,18 @@ def lanczos(product: Product, start: Tensor, count: int, tol: float, max_steps: 
         residuals = krylov.beta[:, None] * coordinates[:, -1].abs()
         scale = values.abs().amax(-1)
         done = (residuals <= tol * scale[:, None]).all() and kept == count
-        exhausted = bool((krylov.beta <= 1e-6 * scale.clamp_min(torch.finfo(scale.dtype).tiny)).all())
-        if done or exhausted or steps == max_steps:
+        if done or krylov.is_used_up(scale) or steps == max_steps:
             return values, torch.einsum("bsp,bsc->bcp", torch.stack(krylov.basis, 1), coordinates), residuals
         krylov.extend(scale)
 
 
-def tridiagonal(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Return diagonals (batch, s) and off-diagonals (batch, s - 1) after s steps; fewer if all spaces are used up."""
+def tridiagonal(product: Product, start: Tensor, steps: int) -> Tensor:
+    """Return the tridiagonal matrices (batch, s, s) after s steps; fewer if all spaces are used up."""
     krylov = Krylov(product, start)
     while True:
         krylov.multiply()
-        scale = torch.linalg.eigvalsh(krylov.matrix()).abs().amax(-1)
-        exhausted = bool((krylov.beta <= 1e-6 * scale.clamp_min(torch.finfo(scale.dtype).tiny)).all())
-        if exhausted or len(krylov.alphas) == steps:
-            off = torch.stack(krylov.betas, -1) if krylov.betas else start.new_zeros(len(start), 0)
-            return torch.stack(krylov.alphas, -1), off
+        matrix = krylov.matrix()
+        scale = torch.linalg.eigvalsh(matrix).abs().amax(-1)
+        if krylov.is_used_up(scale) or len(krylov.alphas) == steps:
+            return matrix
         krylov.extend(scale)

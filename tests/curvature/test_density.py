@@ -35,7 +35,7 @@ def test_moments_are_those_of_the_start_vectors(hv, exact):
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(3, hv.num_parameters, generator=generator, dtype=DOUBLE)
     dense = hv.mean_matmat(torch.eye(hv.num_parameters, dtype=DOUBLE))
-    nodes, weights = quadrature(*tridiagonal(hv.mean_matmat, v, 4))
+    nodes, weights = quadrature(tridiagonal(hv.mean_matmat, v, 4))
     for power in range(8):
         form = torch.einsum("vp,pq,vq->v", v, torch.linalg.matrix_power(dense, power), v) / v.square().sum(1)
         torch.testing.assert_close((weights * nodes**power).sum(1), form, rtol=1e-9, atol=1e-12)
@@ -61,7 +61,7 @@ def test_low_rank_uses_its_space_up():
     """Rank 2 in three dimensions: three steps find all, and one vector in the kernel finds zero alone."""
     a = torch.diag(torch.tensor([3.0, 1.0, 0.0], dtype=DOUBLE))
     start = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 1.0]], dtype=DOUBLE)
-    nodes, weights = quadrature(*tridiagonal(lambda v: v @ a, start, 8))
+    nodes, weights = quadrature(tridiagonal(lambda v: v @ a, start, 8))
     torch.testing.assert_close(nodes[0], torch.tensor([0.0, 1.0, 3.0], dtype=DOUBLE), rtol=0, atol=1e-12)
     torch.testing.assert_close(weights[0], torch.full((3,), 1 / 3, dtype=DOUBLE))
     assert not nodes[1].any()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stillscape._checks import at_least
 from stillscape._errors import InputError
+from stillscape.curvature.estimate import mean_and_stderr
 from stillscape.curvature.per_sample import PerSampleHessian
 
 
@@ -66,8 +67,7 @@ def loss_barrier(hv: PerSampleHessian, end: Float[Tensor, " P"], points: int = 2
     t = torch.linspace(0, 1, points, dtype=torch.float64)
     losses = torch.stack([hv.losses(shift=float(share) * way).double().cpu() for share in t])
     above = losses - (1 - t)[:, None] * losses[0] - t[:, None] * losses[-1]
-    top = int(above.mean(1).argmax())
-    root = losses.shape[1] ** 0.5
-    spread = above[top].std().item() / root if losses.shape[1] > 1 else float("nan")
-    stderr = losses.std(1) / root if losses.shape[1] > 1 else torch.full_like(t, float("nan"))
-    return LossBarrier(t, losses.mean(1), stderr, max(0.0, float(above[top].mean())), spread, float(t[top]))
+    mean, stderr = mean_and_stderr(losses.mT)
+    height, height_stderr = mean_and_stderr(above.mT)
+    top = int(height.argmax())
+    return LossBarrier(t, mean, stderr, max(0.0, float(height[top])), float(height_stderr[top]), float(t[top]))

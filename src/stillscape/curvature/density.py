@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stillscape._checks import at_least, positive
 from stillscape._lanczos import tridiagonal
-from stillscape.curvature.estimate import gaussian
+from stillscape.curvature.estimate import gaussian, mean_and_stderr
 from stillscape.curvature.per_sample import PerSampleHessian
 
 WIDTH = 0.01  # of the kernel, relative to the spectrum's reach, unless given
@@ -81,22 +81,18 @@ def spectral_density(
     generator = torch.Generator().manual_seed(seed)
     start = gaussian(hv, num_vectors, hv.num_parameters, generator)
     with hv.linearized():
-        alphas, betas = tridiagonal(hv.mean_matmat, start, min(at_least("steps", steps, 1), hv.num_parameters))
-    nodes, weights = quadrature(alphas, betas)
+        matrices = tridiagonal(hv.mean_matmat, start, min(at_least("steps", steps, 1), hv.num_parameters))
+    nodes, weights = quadrature(matrices)
     reach = float(nodes.max() - nodes.min()) or float(nodes.abs().max()) or 1.0
     width = WIDTH * reach if sigma is None else positive("sigma", sigma)
     grid = torch.linspace(float(nodes.min()) - 5 * width, float(nodes.max()) + 5 * width, points, dtype=torch.float64)
     kernel = torch.exp(-((grid - nodes[..., None]) ** 2) / (2 * width**2)) / (width * (2 * torch.pi) ** 0.5)
     each = (weights[..., None] * kernel).sum(1)
-    spread = each.std(0) / num_vectors**0.5 if num_vectors > 1 else torch.full_like(grid, float("nan"))
-    return SpectralDensity(grid, each.mean(0), spread, nodes, weights, width, hv.num_sample_products - before)
+    density, stderr = mean_and_stderr(each)
+    return SpectralDensity(grid, density, stderr, nodes, weights, width, hv.num_sample_products - before)
 
 
-def quadrature(
-    alphas: Float[Tensor, "v s"], betas: Float[Tensor, "v s-1"]
-) -> tuple[Float[Tensor, "v s"], Float[Tensor, "v s"]]:
+def quadrature(matrices: Float[Tensor, "v s s"]) -> tuple[Float[Tensor, "v s"], Float[Tensor, "v s"]]:
     """Return nodes and weights of the Gauss quadrature that belongs to tridiagonal matrices."""
-    alphas, betas = alphas.double().cpu(), betas.double().cpu()
-    matrices = torch.diag_embed(alphas) + torch.diag_embed(betas, 1) + torch.diag_embed(betas, -1)
-    nodes, vectors = torch.linalg.eigh(matrices)
+    nodes, vectors = torch.linalg.eigh(matrices.double().cpu())
     return nodes, vectors[:, 0].square()

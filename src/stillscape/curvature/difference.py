@@ -16,9 +16,9 @@ from torch import Tensor
 from stillscape._checks import at_least
 from stillscape._errors import InputError
 from stillscape.curvature.low_rank import add, gram, orthonormal, symmetric_from
-from stillscape.curvature.orders import Core, Shortener, make_core
+from stillscape.curvature.orders import Core, Shortener
 from stillscape.curvature.per_sample import PerSampleHessian
-from stillscape.curvature.remainder import Known, Norms, norms
+from stillscape.curvature.remainder import Norms, norms_of_new_and_mean
 
 COPIES = 5  # of a sample's images that are held at once, on the way to its low-rank part
 
@@ -156,27 +156,22 @@ class DifferenceSketch:
     def _take(self, images: Tensor, basis: Tensor, of_basis: Tensor) -> None:
         """Measure one more sample against the mean of those before it, then count it among them."""
         rows, values = symmetric_from(basis, of_basis, self.rank)
+        long = torch.cat([rows, images, self.rows, self.images])
+        inner, overlap = gram(long), gram(long, self.vectors)
         if self.num_samples > 0:
-            self._measure(rows, values, images)
+            precision = torch.finfo(long.dtype).eps
+            difference, mean = norms_of_new_and_mean(
+                inner, overlap, values, self.values, self.num_samples, self.num_fitted, self.rank // 2, precision
+            )
+            self._differences.append(difference)
+            self._means.append(mean)
         if self._shortener is not None:
-            self.cores.append(make_core(rows, values, images, self.vectors, self.num_fitted, self._shortener))
+            own = slice(len(rows) + len(images))
+            short = self._shortener(long[own])
+            self.cores.append(Core(values, inner[own, own], overlap[own], short, self.num_fitted))
         self.images += images
         self.rows, self.values = add(self.rows, self.values, rows, values, 2 * self.rank)
         self.num_samples += 1
-
-    def _measure(self, rows: Tensor, values: Tensor, images: Tensor) -> None:
-        k, own, old, t = self.num_samples, len(rows), len(self.rows), len(images)
-        long = torch.cat([rows, self.rows, images, self.images])
-        inner, overlap = gram(long), gram(long, self.vectors)
-        pick = torch.eye(len(long), dtype=torch.float64, device=long.device)
-        explicit, new, gone = pick[: own + old], pick[own + old : own + old + t], pick[own + old + t :]
-        mean, precision = self.values / k, torch.finfo(long.dtype).eps
-        difference = Known(
-            inner, overlap, explicit, torch.cat([values, -mean]), new - gone / k, self.num_fitted, precision
-        )
-        self._differences.append(norms(difference, self.rank // 2))
-        of_mean = Known(inner, overlap, explicit[own:], mean, gone / k, self.num_fitted, precision)
-        self._means.append(norms(of_mean, self.rank // 2))
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that a later sketch of the same rank, seed and width needs to go on, as tensors."""

@@ -42,8 +42,9 @@ def dense_mean(hv: PerSampleHessian) -> Float[Tensor, "P P"]:
 
 
 def mean_and_stderr(draws: Float[Tensor, "c ..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """Return the mean over the first axis, and the standard error of that mean."""
-    return draws.mean(0), draws.std(0) / len(draws) ** 0.5
+    """Return the mean over the first axis, and the standard error of that mean: not a number for a single draw."""
+    mean = draws.mean(0)
+    return mean, draws.std(0) / len(draws) ** 0.5 if len(draws) > 1 else torch.full_like(mean, float("nan"))
 
 
 def root(square: Tensor, stderr: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,12 @@ def leading(
     small: Float[Tensor, "a a"], basis: Float[Tensor, "a P"], rank: int
 ) -> tuple[Float[Tensor, "r P"], Float[Tensor, " r"]]:
     """Return the eigenvectors and eigenvalues of largest magnitude of a matrix given in an orthonormal basis."""
-    values, vectors = torch.linalg.eigh((small + small.mT) / 2)
+    values, vectors = largest((small + small.mT) / 2, rank)
+    return combine(vectors.mT, basis), values
+
+
+def largest(small: Float[Tensor, "a a"], rank: int) -> tuple[Float[Tensor, " r"], Float[Tensor, "a r"]]:
+    """Return the eigenvalues of largest magnitude of a symmetric matrix, the largest first, and their eigenvectors."""
+    values, vectors = torch.linalg.eigh(small)
     order = values.abs().argsort(descending=True)[:rank]
-    return combine(vectors[:, order].mT, basis), values[order]
+    return values[order], vectors[:, order]

@@ -56,14 +56,7 @@ class Network:
         """Run one sample, given as a batch of one: no function transform, so that any module will do."""
         with second_order(self.model):
             tensors, rebuild = _tensors(self._call(leaves, x))
-            moving = [i for i, tensor in enumerate(tensors) if tensor.requires_grad]
-
-            def loss_of(outputs: list[Tensor]) -> Tensor:
-                replaced = dict(zip(moving, outputs, strict=True))
-                return self._loss(rebuild([replaced.get(i, t) for i, t in enumerate(tensors)]), y).reshape(1)
-
-            outputs = [tensors[i] for i in moving]
-            return Forward(outputs, loss_of(outputs), loss_of)
+            return _forward(tensors, lambda outputs: self._loss(rebuild(outputs), y).reshape(1))
 
     def batch(self, leaves: Sequence[Tensor], x: Tree, y: Tree) -> Forward:
         """Run all samples as one batch, with shared parameters.
@@ -76,7 +69,7 @@ class Network:
             tensors, rebuild = _tensors(self._call(leaves, x))
             if not tensors or any(t.ndim == 0 or len(t) != n for t in tensors):
                 raise NotPerSampleError
-            return self._forward(tensors, lambda outputs: rebuild([output[None] for output in outputs]), y)
+            return self._mapped(tensors, lambda outputs: rebuild([output[None] for output in outputs]), y)
 
     def each(self, leaves: Sequence[Tensor], x: Tree, y: Tree) -> Forward:
         """Run each sample as a batch of one; leaf i has the samples along its first axis."""
@@ -89,7 +82,7 @@ class Network:
 
         with second_order(self.model):
             tensors = vmap(one, randomness="error")(list(leaves), x)
-            return self._forward(tensors, kept[-1], y)  # each output has a batch axis of one below that of the samples
+            return self._mapped(tensors, kept[-1], y)  # each output has a batch axis of one below that of the samples
 
     def _call(self, leaves: Sequence[Tensor], x: Tree) -> Any:
         state = self.parameters.others() | dict(zip(self.parameters.names, leaves, strict=True))
@@ -97,19 +90,11 @@ class Network:
             return functional_call(self.model, state, (), x)
         return functional_call(self.model, state, tuple(x) if isinstance(x, tuple | list) else (x,))
 
-    def _forward(self, tensors: list[Tensor], rebuild: Callable[[Sequence[Tensor]], Any], y: Tree) -> Forward:
-        moving = [i for i, tensor in enumerate(tensors) if tensor.requires_grad]
-
+    def _mapped(self, tensors: list[Tensor], rebuild: Callable[[Sequence[Tensor]], Any], y: Tree) -> Forward:
         def one(outputs: list[Tensor], target: Tree) -> Tensor:
             return self._loss(rebuild(outputs), with_batch_axis(target))
 
-        def loss_of(outputs: list[Tensor]) -> Tensor:
-            replaced = dict(zip(moving, outputs, strict=True))
-            full = [replaced.get(i, tensor) for i, tensor in enumerate(tensors)]
-            return self._over_samples(one, full, y)
-
-        outputs = [tensors[i] for i in moving]
-        return Forward(outputs, loss_of(outputs), loss_of)
+        return _forward(tensors, lambda outputs: self._over_samples(one, outputs, y))
 
     def _loss(self, output: Any, target: Tree) -> Tensor:
         loss = self.loss_fn(output, target)
@@ -125,6 +110,18 @@ class Network:
             pytree.tree_map(lambda leaf, i=i: leaf[i], y) if y is not None else None for i in range(len(outputs[0]))
         ]
         return torch.stack([one([t[i] for t in outputs], target) for i, target in enumerate(pick)])
+
+
+def _forward(tensors: list[Tensor], losses_of: Callable[[list[Tensor]], Tensor]) -> Forward:
+    """Return a pass with the losses as a function of those tensors alone that depend on the parameters."""
+    moving = [i for i, tensor in enumerate(tensors) if tensor.requires_grad]
+
+    def loss_of(outputs: list[Tensor]) -> Tensor:
+        replaced = dict(zip(moving, outputs, strict=True))
+        return losses_of([replaced.get(i, tensor) for i, tensor in enumerate(tensors)])
+
+    outputs = [tensors[i] for i in moving]
+    return Forward(outputs, loss_of(outputs), loss_of)
 
 
 def _tensors(output: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:

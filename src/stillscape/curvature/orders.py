@@ -17,7 +17,7 @@ from torch import Tensor
 from stillscape._checks import at_least
 from stillscape._errors import InputError
 from stillscape.curvature.low_rank import add, gram
-from stillscape.curvature.remainder import Known, norms
+from stillscape.curvature.remainder import norms_of_new_and_mean
 
 
 class Shortener:
@@ -59,14 +59,6 @@ class Core:
     overlap: Float[Tensor, "z t"]
     short: Float[Tensor, "z width"]
     num_fitted: int
-
-
-def make_core(
-    rows: Tensor, values: Tensor, images: Tensor, vectors: Tensor, num_fitted: int, shortener: Shortener
-) -> Core:
-    """Return the core of a sample from its long vectors."""
-    long = torch.cat([rows, images])
-    return Core(values, gram(long), gram(long, vectors), shortener(long), num_fitted)
 
 
 @dataclass(frozen=True)
@@ -145,16 +137,14 @@ class _Past:
         self.rows, self.values = add(self.rows, self.values, rows, core.values, self.t, self.width)
 
     def norms_with(self, core: Core, k: int) -> tuple[float, float, float, float]:
-        e, old, t = len(core.values), len(self.rows), self.t
         short = torch.cat([self.rows[:, : self.width], self.short])
         # Among what has gone by all products are of short images, though some are known better: a remainder is a
         # difference of sums, and can be no smaller than what its terms' products disagree by.
         cross, among = gram(core.short, short), gram(short)
         inner = torch.cat([torch.cat([core.gram, cross], 1), torch.cat([cross.mT, among], 1)])
         overlap = torch.cat([core.overlap, self.rows[:, self.width :].double(), self.overlap])
-        own, new, explicit, gone = torch.eye(len(inner), dtype=torch.float64, device=inner.device).split([e, t, old, t])
-        mean, precision = self.values / k, torch.finfo(short.dtype).eps
-        rows, values = torch.cat([own, explicit]), torch.cat([core.values, -mean])
-        difference = norms(Known(inner, overlap, rows, values, new - gone / k, core.num_fitted, precision), t // 4)
-        of_mean = norms(Known(inner, overlap, explicit, mean, gone / k, core.num_fitted, precision), t // 4)
-        return difference.spectral, difference.frobenius, of_mean.spectral, of_mean.frobenius
+        precision = torch.finfo(short.dtype).eps
+        difference, mean = norms_of_new_and_mean(
+            inner, overlap, core.values, self.values, k, core.num_fitted, self.t // 4, precision
+        )
+        return difference.spectral, difference.frobenius, mean.spectral, mean.frobenius

@@ -42,10 +42,7 @@ class Parameters:
     def split(self, vectors: Float[Tensor, "*batch P"]) -> list[Tensor]:
         """Return the pieces of flat vectors, in the shapes of the parameters."""
         pieces = zip(self.slices.values(), self.shapes, strict=True)
-        return [
-            vectors[..., place].unflatten(-1, shape or (1,)).reshape(*vectors.shape[:-1], *shape)
-            for place, shape in pieces
-        ]
+        return [vectors[..., place].reshape(*vectors.shape[:-1], *shape) for place, shape in pieces]
 
     def join(self, pieces: Sequence[Tensor], out: Float[Tensor, "*batch P"]) -> None:
         """Add the pieces, each of shape ``(*batch, *shape)``, to flat vectors."""

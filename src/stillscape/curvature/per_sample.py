@@ -185,7 +185,7 @@ class PerSampleHessian:
     ) -> Float[Tensor, " rows"]:
         """Return the losses of `rows` (all unless given) at w, or at w + `shift`."""
         with torch.no_grad():
-            leaves = self._leaves(shift)
+            leaves = self._runner.leaves(self._shift(shift))
             chunks = self._runner.chunks_of_batch(self._rows(rows))
             return torch.cat([self._runner.batch(chunk, leaves).losses for _, chunk in chunks])
 
@@ -202,10 +202,10 @@ class PerSampleHessian:
         self, rows: Sequence[int] | None = None, shift: Float[Tensor, " P"] | None = None
     ) -> Float[Tensor, " P"]:
         """Return the gradient of the mean loss over `rows` (all unless given) at w, or at w + `shift`."""
-        rows = self._rows(rows)
+        rows, shift = self._rows(rows), self._shift(shift)
         result = torch.zeros(self.num_parameters, dtype=self.dtype, device=self.device)
         for _, chunk in self._runner.chunks_of_batch(rows):
-            self._runner.parameters.join([g.detach() for g in self._gradient(chunk, shift)], result)
+            self._runner.parameters.join(self._runner.gradient_of_batch(chunk, self.part, shift), result)
         return result / len(rows)
 
     def point(self) -> Float[Tensor, " P"]:
@@ -263,15 +263,8 @@ class PerSampleHessian:
             raise InputError(f"{name} is {got}; it must be a tensor of shape {expected}, one number a parameter.")
         return vectors.detach().to(self.device, self.dtype)
 
-    def _leaves(self, shift: Tensor | None) -> list[Tensor]:
-        return self._runner.leaves(None if shift is None else self._vectors("shift", shift, 1))
-
-    def _gradient(self, chunk: tuple[int, ...], shift: Tensor | None) -> Sequence[Tensor]:
-        if shift is None and self._runner.kept is not None and self.part == "full":
-            return self._runner.graph_of_batch(chunk, "full").first  # which products will need as well
-        leaves = self._leaves(shift)
-        losses = self._runner.batch(chunk, leaves).losses
-        return torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
+    def _shift(self, shift: Tensor | None) -> Tensor | None:
+        return None if shift is None else self._vectors("shift", shift, 1)
 
     def _add(self, graph: Graph, vectors: Tensor, result: Tensor) -> None:
         """Add a graph's product with a vector (or one for each of its samples) to `result`."""

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from scipy.stats import t as student_t
 from torch import Tensor
 
+from stillscape.curvature.low_rank import largest
+
 GROUPS = 8  # of random vectors, left out in turn for the standard error
 
 
@@ -74,12 +76,44 @@ def norms(known: Known, rank: int) -> Norms:
     return Norms(spectral, spectral_stderr, *_frobenius(known, explained, remainder))
 
 
+def norms_of_new_and_mean(
+    inner: Float[Tensor, "z z"],
+    overlap: Float[Tensor, "z t"],
+    new: Float[Tensor, " e"],
+    old: Float[Tensor, " f"],
+    k: int,
+    num_fitted: int,
+    rank: int,
+    precision: float,
+) -> tuple[Norms, Norms]:
+    """Return the norms of H_{k+1} - mean(H_1..H_k), and those of the mean.
+
+    Args:
+        inner: inner products of the long rows: of the new sample its low-rank rows, then its images of the random
+            vectors; of the sum over the k samples gone by the same.
+        overlap: of the long rows with the random vectors.
+        new: values of the new sample's low-rank part.
+        old: values of the sum's.
+        k: how many samples the sum is over.
+        num_fitted: as in `Known`.
+        rank: of the remainder.
+        precision: as in `Known`.
+    """
+    e, f, t = len(new), len(old), overlap.shape[1]
+    pick = torch.eye(len(inner), dtype=torch.float64, device=inner.device)
+    own, images, explicit, gone = pick.split([e, t, f, t])
+    rows, values = torch.cat([own, explicit]), torch.cat([new, -old / k])
+    difference = Known(inner, overlap, rows, values, images - gone / k, num_fitted, precision)
+    mean = Known(inner, overlap, explicit, old / k, gone / k, num_fitted, precision)
+    return norms(difference, rank), norms(mean, rank)
+
+
 def _spectral(known: Known, remainder: Tensor, rank: int) -> tuple[float, float]:
     core = remainder @ known.overlap
     core = (core + core.mT) / 2
-    weights, vectors = _cut(core[None], rank, known.noise)
-    rows = torch.cat([known.rows, vectors[0].mT @ remainder])
-    values = torch.cat([known.values, weights[0]])
+    weights, vectors = _cut(core, rank, known.noise)
+    rows = torch.cat([known.rows, vectors.mT @ remainder])
+    values = torch.cat([known.values, weights])
     square, half = torch.linalg.eigh(rows @ known.gram @ rows.mT)
     half = half * square.clamp_min(0).sqrt()
     eigenvalues, eigenvectors = torch.linalg.eigh(half.mT @ (values[:, None] * half))
@@ -104,19 +138,16 @@ def _unexplained(known: Known, core: Tensor, remainder: Tensor, eigenvector: Ten
     square = 0.0
     for number in range(groups):
         kept, left = group != number, group == number
-        weights, vectors = (found[0] for found in _cut(core[kept][:, kept][None], rank, known.noise))
+        weights, vectors = _cut(core[kept][:, kept], rank, known.noise)
         predicted = core[left][:, kept] @ vectors @ (weights * (vectors.mT @ image[kept]))
         square += float((image[left] - predicted).square().sum())
     return (square / t) ** 0.5 / t**0.5
 
 
-def _cut(cores: Float[Tensor, "g t t"], rank: int, noise: float) -> tuple[Float[Tensor, "g r"], Float[Tensor, "g t r"]]:
-    """Return the inverses of the leading eigenvalues of each core (0 for noise), and their eigenvectors."""
-    values, vectors = torch.linalg.eigh(cores)
-    order = values.abs().argsort(-1, descending=True)[:, :rank]
-    values = values.gather(1, order)
-    vectors = vectors.gather(2, order[:, None, :].expand(-1, cores.shape[1], -1))
-    known = values.abs() > (1e-10 * values.abs().amax(1, keepdim=True)).clamp_min(noise)
+def _cut(core: Float[Tensor, "t t"], rank: int, noise: float) -> tuple[Float[Tensor, " r"], Float[Tensor, "t r"]]:
+    """Return the inverses of the leading eigenvalues of a core (0 for noise), and their eigenvectors."""
+    values, vectors = largest(core, rank)
+    known = values.abs() > (1e-10 * values.abs().amax()).clamp_min(noise)
     return torch.where(known, 1 / torch.where(known, values, 1.0), 0.0), vectors
 
 

@@ -76,9 +76,8 @@ class Runner:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             leaves = self.leaves()
             forward = self.alone(0, leaves)
-            graph = Graph(forward, leaves, "full")
+            Graph(forward, leaves, "full")
         self.sample_bytes = max(1, sum(seen.values()))
-        del graph
         return forward.losses.detach()[0]
 
     def _works(self, how: str, attempt: Callable[[], bool]) -> bool:
@@ -185,6 +184,13 @@ class Runner:
             return Graph(self.each(chunk, leaves), leaves, part)
 
         return self._kept_or_made(("each", part, chunk), len(chunk) * (self.sample_bytes + self._own_bytes), make)
+
+    def gradient_of_batch(self, chunk: tuple[int, ...], part: str, shift: Tensor | None = None) -> Sequence[Tensor]:
+        """Return the gradient of the sum of a chunk's losses at w, or at w + `shift`; `part` is that of products."""
+        if shift is None and self.kept is not None and part == "full":
+            return [g.detach() for g in self.graph_of_batch(chunk, part).first]  # which products will need as well
+        leaves = self.leaves(shift)
+        return torch.autograd.grad(self.batch(chunk, leaves).losses.sum(), leaves, materialize_grads=True)
 
     def gradient_of_each(self, chunk: tuple[int, ...]) -> Sequence[Tensor]:
         """Return the gradient of each of a chunk's losses."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from stillscape import bounds
-from stillscape.convergence import Curve
+from stillscape.convergence import Curve, curve_from_draws
 from stillscape.experiments.collect import Collected
 from stillscape.experiments.hessian_curve import curve_key
 from stillscape.experiments.store import Store
@@ -26,7 +26,7 @@ class Hessians:
 
     Attributes:
         curves: norms over sizes, with bands over orders of the images.
-        record: the record itself.
+        record: the record itself, or its status alone where the plan asks for none.
         notes: what could not be had, and why.
     """
 
@@ -67,12 +67,12 @@ class Hessians:
         return Curve(gap.k, np.asarray(values), None, None, "plug-in bound", "nats")
 
 
-def measured_hessians(collected: Collected) -> Hessians | None:
-    """Return what was measured of an adaptation's Hessians; None where the plan asks for nothing."""
+def measured_hessians(collected: Collected) -> Hessians:
+    """Return what was measured of an adaptation's Hessians; nothing where the plan asks for nothing."""
     bench, store = collected.bench, Store(collected.store.place.parent, "hessians")
     key = curve_key(bench, collected.store, collected.adapt)
     if key is None or not store.has(key):
-        return None
+        return Hessians({}, {"status": "missing"}, [])
     record = store.record(key)
     if record["status"] != "ok":
         return Hessians({}, record, [f"{record['reason']}."])
@@ -87,6 +87,4 @@ def measured_hessians(collected: Collected) -> Hessians | None:
 
 def _over_orders(record: dict[str, Any], name: str, level: float) -> Curve:
     values = np.array(record["orders"][name])
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    mean = values.mean(0)
-    return Curve(record["k"], mean, np.minimum(low, mean), np.maximum(high, mean), "measured", "curvature")
+    return curve_from_draws(record["k"], values.mean(0), values, level=level, unit="curvature")

@@ -14,10 +14,10 @@ from stillscape.experiments.analyze import analyze
 from stillscape.experiments.bench import Bench, Cell, set_up
 from stillscape.experiments.cost import fit_budget
 from stillscape.experiments.hessian_curve import curve_key
-from stillscape.experiments.local import num_workers, run_tasks
+from stillscape.experiments.local import Task, num_workers, run_tasks
 from stillscape.experiments.plan import REVISABLE, Plan, make_plan
 from stillscape.experiments.probe import Probe, all_probes, probe_key
-from stillscape.experiments.progress import Progress, Silent
+from stillscape.experiments.progress import Progress, Silent, counted
 from stillscape.experiments.provenance import circumstances
 from stillscape.experiments.store import SCHEMA, Store, write_json
 from stillscape.experiments.tasks import measure_cell, measure_hessian_curve, measure_probe
@@ -90,25 +90,27 @@ def _agree_with(folder: Path, plan: Plan, budget_s: float | None) -> tuple[Plan,
 
 def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -> None:
     cells, probes, hessians = Store(folder), Store(folder, "probes"), Store(folder, "hessians")
-    cells.sweep()
-    probes.sweep()
+    for store in (cells, probes, hessians):
+        store.sweep()
     pending = [cell for cell in bench.cells() if not cells.has(bench.key(cell))]
     if len(pending) < len(bench.cells()):
         progress.say(f"{len(bench.cells()) - len(pending)} of {len(bench.cells())} cells are there already")
-    hessians.sweep()
     needed = [cell.adapt for cell in pending] + [probe.adapt for probe in _missing_probes(bench, cells, probes)]
     needed += _missing_hessians(bench, cells, hessians)
     bench.cache_inputs(dict.fromkeys(needed), images, progress)
     _run_cells(bench, folder, pending, cells, progress)
-    wanted = _missing_probes(bench, cells, probes)
-    progress.stage("probing the neighborhood", len(wanted))
-    for done, _ in enumerate(run_tasks(bench, folder, [(measure_probe, (probe,)) for probe in wanted]), 1):
-        progress.advance(done)
-    adapts = _missing_hessians(bench, cells, hessians)
+    wanted = [(measure_probe, (probe,)) for probe in _missing_probes(bench, cells, probes)]
+    _run_all("probing the neighborhood", wanted, bench, folder, progress)
+    adapts = [(measure_hessian_curve, (adapt,)) for adapt in _missing_hessians(bench, cells, hessians)]
     if adapts:
-        progress.stage("measuring Hessians", len(adapts))
-        for done, _ in enumerate(run_tasks(bench, folder, [(measure_hessian_curve, (adapt,)) for adapt in adapts]), 1):
-            progress.advance(done)
+        _run_all("measuring Hessians", adapts, bench, folder, progress)
+
+
+def _run_all(
+    title: str, tasks: list[tuple[Task, tuple[Any, ...]]], bench: Bench, folder: Path, progress: Progress
+) -> None:
+    for _ in counted(run_tasks(bench, folder, tasks), len(tasks), title, progress):
+        pass
 
 
 def _missing_hessians(bench: Bench, cells: Store, hessians: Store) -> list[str]:

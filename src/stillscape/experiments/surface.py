@@ -50,12 +50,10 @@ def measure_surface(collected: Collected, probes: Store) -> Surface:
     away, groups = _columns(tables[0], "loss:gaussian:")[0], bench.groups[tables[0]["sample"]]
     criteria.append(neighborhood_criterion(away, epsilon=plan.loss_tolerance, level=plan.level, groups=groups))
     constants, reasons = _constants(records)
-    if hessians is not None:
-        curves |= hessians.curves
-        constants |= hessians.constants(constants)
-    notes = [] if hessians is None else hessians.notes
+    curves |= hessians.curves
+    constants |= hessians.constants(constants)
     if reasons:
-        return Surface(curves, criteria, constants, reasons + notes)
+        return Surface(curves, criteria, constants, reasons + hessians.notes)
     plugged = {name: constants[name]["value"] for name in ("loss_bound", "hessian_bound", "radius", "gradient_bound")}
     sizes = geometric_sizes(bench.sizes[-1], POINTS)
     for kind in ("printed", "rigorous"):
@@ -66,9 +64,9 @@ def measure_surface(collected: Collected, probes: Store) -> Surface:
                 f"theorem3_{kind}", epsilon=plan.loss_tolerance, **plugged, kind=kind, available=len(bench.labels)
             )
         )
-    if hessians is not None and "hessian_difference" in curves:
+    if hessians.curves:
         curves["theorem3_second_order"] = hessians.theorem3(constants)
-    return Surface(curves, criteria, constants, notes)
+    return Surface(curves, criteria, constants, hessians.notes)
 
 
 def _fixed(losses: np.ndarray, level: float) -> dict[str, Curve]:

@@ -1,6 +1,6 @@
 """What the page reads from result.json: entries, and curves as arrays in which null is NaN and so is not drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,11 @@ def series_of(entry: Mapping[str, Any], name: str) -> Series | None:
     if len(mean) != len(k) or not np.isfinite(mean).any():
         return None
     return Series(k, mean, low, high, curve.get("kind") or "measured")
+
+
+def series_among(entry: Mapping[str, Any], names: Iterable[str]) -> dict[str, Series]:
+    """Return those of the named curves that are there, in the order of the names."""
+    return {name: curve for name in names if (curve := series_of(entry, name)) is not None}
 
 
 def needed_series(entry: Mapping[str, Any], name: str) -> Series:

@@ -1,6 +1,7 @@
 """What the displays share: the way of `plot`, and a curve with its band."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -78,6 +79,11 @@ def draw_series(ax: "Axes", series: Series, label: str, *, band: bool = True, **
     if "marker" in line and len(thin.k) > 12:
         line.setdefault("markevery", max(1, len(thin.k) // 7))
     ax.plot(thin.k, thin.mean, label=label, **line)
+
+
+def labelled_rows(series: Mapping[str, Series], labels: Mapping[str, str]) -> list[tuple[Any, ...]]:
+    """Return label, kind, size, mean and interval of every curve, thinned."""
+    return [(labels[name], curve.kind, *row) for name, curve in series.items() for row in curve.rows(9)]
 
 
 def padded(values: list[np.ndarray], below: float = 0.12, above: float = 0.08) -> tuple[float, float]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from stillscape._errors import InputError
 from stillscape.report import style
-from stillscape.report.displays.base import Display, Table, draw_series
-from stillscape.report.series import Series, entry_of, series_of
+from stillscape.report.displays.base import Display, Table, draw_series, labelled_rows
+from stillscape.report.series import Series, entry_of, series_among
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ class HessianDisplay(Display):
             InputError: there is no such adaptation, or its Hessians were not measured.
         """
         entry = entry_of(result, adapt)
-        found = {name: curve for name in _LOOKS if (curve := series_of(entry, name)) is not None}
+        found = series_among(entry, _LOOKS)
         if "hessian_difference" not in found:
             raise InputError(f"the Hessians of {entry['adapt']!r} were not measured; ask for `curvature` in the plan.")
         return cls(entry["adapt"], found)
@@ -74,8 +74,7 @@ class HessianDisplay(Display):
 
     def table(self) -> Table:
         """Return name, kind, size, mean and interval of every curve, thinned."""
-        rows = [(_LABELS[name], c.kind, *row) for name, c in self.series.items() for row in c.rows(9)]
-        return ("curve", "kind", "images", "norm", "low", "high"), rows
+        return ("curve", "kind", "images", "norm", "low", "high"), labelled_rows(self.series, _LABELS)
 
     def _draw(self, ax: "Axes") -> None:
         style.label_axes(ax, "norm, nats / distance²", "images counted in, k")

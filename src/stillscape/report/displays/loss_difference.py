@@ -8,8 +8,8 @@ import numpy as np
 
 from stillscape._errors import InputError
 from stillscape.report import style, words
-from stillscape.report.displays.base import Display, Table, draw_series
-from stillscape.report.series import Series, entry_of, series_of
+from stillscape.report.displays.base import Display, Table, draw_series, labelled_rows
+from stillscape.report.series import Series, entry_of, series_among
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +69,7 @@ class LossDifferenceDisplay(Display):
             InputError: there is no such adaptation, or it has none of the curves.
         """
         entry, question = entry_of(result, adapt), result.get("question") or {}
-        found = {name: curve for name in _LOOKS if (curve := series_of(entry, name)) is not None}
+        found = series_among(entry, _LOOKS)
         if not found:
             raise InputError(
                 f"the result of {entry['adapt']!r} has no curve of loss differences ({', '.join(_LOOKS)})."
@@ -98,8 +98,7 @@ class LossDifferenceDisplay(Display):
 
     def table(self) -> Table:
         """Return name, kind, size, mean and interval of every curve, thinned."""
-        rows = [(_LABELS[name], c.kind, *row) for name, c in self.series.items() for row in c.rows(9)]
-        return ("curve", "kind", "images", "|difference|, nats", "low", "high"), rows
+        return ("curve", "kind", "images", "|difference|, nats", "low", "high"), labelled_rows(self.series, _LABELS)
 
     def _last_size(self) -> float:
         # The closed form may go on for ever; a little of it says as much, and leaves the rest room.
