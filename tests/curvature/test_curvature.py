@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stillscape._errors import InputError
-from stillscape.curvature import PerSampleHessian, spectral_norms, top_eigenvalues
+from stillscape.curvature import PerSampleHessian, spectral_norms, spectrum_by_size, top_eigenvalues
 
 
 class TinyBlock(nn.Module):
@@ -115,6 +115,17 @@ def test_one_parameter(seed, w):
     found = top_eigenvalues(hv, seed=seed)
     assert found.converged
     torch.testing.assert_close(found.values, torch.tensor([2.0], dtype=torch.float64))
+
+
+def test_a_repeated_eigenvalue_is_found_each_time():
+    """Loss 3 |w|^2: the Hessian is six times the identity, and one step uses the Krylov space up."""
+    model = nn.Linear(1, 3, bias=False).double()
+    hv = PerSampleHessian(model, lambda z, y: 3 * (z**2).sum(), torch.ones(2, 1, dtype=torch.float64), None)
+    found = top_eigenvalues(hv, count=3)
+    assert found.converged
+    torch.testing.assert_close(found.values, torch.full((3,), 6.0, dtype=torch.float64))
+    torch.testing.assert_close(found.vectors @ found.vectors.mT, torch.eye(3, dtype=torch.float64))
+    assert spectrum_by_size(hv, [1, 2], count=3, num_vectors=4).values.round(9).tolist() == [[6, 6, 6], [6, 6, 6]]
 
 
 def test_too_few_steps_are_said(case):
