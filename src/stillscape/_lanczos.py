@@ -42,9 +42,7 @@ class Krylov:
         self._lost: list[Tensor] = []
         self._next = start
         self.beta = torch.zeros_like(start[:, 0])
-        self.first = torch.zeros(
-            len(start), dtype=torch.int64, device=start.device
-        )  # step that began the present block
+        self.first = torch.zeros_like(self.beta, dtype=torch.int64)  # the step that began the present block
 
     def multiply(self) -> None:
         """Apply the operator to the newest vector, and orthogonalize what comes of it."""

@@ -45,9 +45,25 @@ def test_ranks_below_the_count_are_filled_with_zeros(hv):
     assert np.abs(found.values[0, CLASSES - 1 :]).max() < 1e-9 * found.values[0, 0]
 
 
-def test_no_gap_is_said():
-    assert count_outliers(np.array([4.0, 3.5, 3.1, 2.9]), 1.5)[0] == -1
-    assert count_outliers(np.array([4.0, -3.5]), 1.5)[0] == -1
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([9, 8, 7, -1, -0.9], (3, 7)),  # a bulk that only its lower side is known of
+        ([9, 8, 1, -0.9, 0.8], (2, 8)),
+        ([9, 8, -7, 1, -1], (2, 7)),  # a negative eigenvalue outside of the bulk isn't above it
+        ([-9, 1, 0.9, -0.8], (0, 9)),
+        ([7, -1, 9, -0.9, 8], (3, 7)),  # in any order
+        ([4, 3, 0, 0], (2, np.inf)),  # all there are
+        ([4, 3.5, 3.1, 2.9], (-1, 4 / 3.5)),
+        ([4, -3.5], (-1, 4 / 3.5)),
+        ([0, 0], (-1, np.nan)),
+        ([5], (-1, np.nan)),
+    ],
+)
+def test_outliers_of_known_spectra(values, expected):
+    found = count_outliers(np.array(values, dtype=float), 1.5)
+    assert found[0] == expected[0]
+    np.testing.assert_allclose(found[1], expected[1])
 
 
 @pytest.mark.parametrize(

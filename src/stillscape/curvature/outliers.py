@@ -27,8 +27,8 @@ class SpectrumBySize:
         values: eigenvalues of largest magnitude, largest first, and zeros where the rank is lower; (K, count).
         residuals: norms of H v - value v; (K, count).
         converged: whether all residuals of a size are within the tolerance.
-        outliers: number of eigenvalues above the bulk; -1 where no gap says where it begins.
-        gaps: ratio of the last outlier to the first eigenvalue below it, and the largest ratio where there are none.
+        outliers: number of eigenvalues above the bulk, positive ones; -1 where no gap says where it begins.
+        gaps: the widest ratio of an eigenvalue's magnitude to the next.
         num_classes: what outliers are counted against; None if unknown.
         frobenius: Frobenius norms.
         frobenius_stderr: their standard errors.
@@ -67,8 +67,8 @@ def spectrum_by_size(
 
     Hessians of classifiers have about as many large eigenvalues as there are classes, apart from a bulk near zero
     (Sagun et al. 2017; Gur-Ari, Roberts, Dyer 2018; Papyan 2020, whose outliers of the outer part are C - 1 to C). Here
-    outliers are the positive eigenvalues before the widest gap, in ratio, among the `count` that were computed;
-    "cannot tell" (-1) if no ratio reaches `gap`. The stable rank is Rudelson and Vershynin's (2007).
+    outliers are the positive eigenvalues before the widest gap, in ratio of magnitudes, among the `count` that were
+    computed; "cannot tell" (-1) if no ratio reaches `gap`. The stable rank is Rudelson and Vershynin's (2007).
 
     Args:
         hv: the operator; samples in their given order.
@@ -126,21 +126,34 @@ def spectrum_by_size(
 
 
 def count_outliers(values: Float[np.ndarray, " count"], gap: float) -> tuple[int, float]:
-    """Return how many positive eigenvalues lie before the widest gap, in ratio, and that ratio; -1 if it is too small.
+    """Return how many positive eigenvalues lie before the widest gap, in ratio of magnitudes, and that ratio.
 
-    >>> count_outliers(np.array([9.0, 8.0, 1.0, -0.9, 0.8]), gap=1.5)
-    (2, 8.0)
+    Magnitudes, because the bulk may reach as far below zero as above: a negative eigenvalue bounds it like any other.
+
+    Args:
+        values: eigenvalues of largest magnitude; one that is zero says that the spectrum's end was reached.
+        gap: least ratio.
+
+    Returns:
+        the number, or -1 if no ratio reaches `gap`; and the widest ratio, not a number for fewer than two eigenvalues.
+
+    Example:
+        >>> count_outliers(np.array([9.0, 8.0, 7.0, -1.0, -0.9]), gap=1.5)
+        (3, 7.0)
     """
-    known = np.abs(values) > ZERO * np.abs(values).max(initial=0.0)
-    positives = np.sort(values[known & (values > 0)])[::-1]
-    if not known.all():
-        positives = np.append(positives, 0.0)  # the spectrum's end was reached: what is below is zero
-    if len(positives) < 2:
+    magnitudes = np.abs(values)
+    order = magnitudes.argsort(kind="stable")[::-1]
+    known = order[magnitudes[order] > ZERO * magnitudes.max(initial=0.0)]
+    edges = magnitudes[known]
+    if len(known) < len(values):
+        edges = np.append(edges, 0.0)
+    if len(edges) < 2:
         return -1, float("nan")
     with np.errstate(divide="ignore"):
-        ratios = positives[:-1] / positives[1:]
+        ratios = edges[:-1] / edges[1:]
     widest = int(ratios.argmax())
-    return (widest + 1 if ratios[widest] >= gap else -1), float(ratios[widest])
+    before = int((values[known[: widest + 1]] > 0).sum())
+    return (before if ratios[widest] >= gap else -1), float(ratios[widest])
 
 
 def _squares(hv: PerSampleHessian, num_vectors: int, seed: int) -> tuple[float, float]:
