@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from stillscape._errors import InputError
 from stillscape._lanczos import tridiagonal
 from stillscape.curvature import PerSampleHessian, spectral_density
-from stillscape.curvature.density import quadrature
+from stillscape.curvature.density import cell_averages, quadrature
 from tests.curvature.networks import DOUBLE, encoder
 
 
@@ -28,6 +28,35 @@ def test_weights_and_density_are_probabilities(hv):
     area = torch.trapezoid(found.density, found.grid)
     assert area.item() == pytest.approx(1, abs=1e-3)
     assert found.num_sample_products == 4 * 10 * 12
+
+
+@pytest.mark.parametrize("sigma", [1e-12, 1e-4, 0.03, 2.0])
+def test_sums_to_one_whatever_the_kernel(hv, sigma):
+    found = spectral_density(hv, num_vectors=3, steps=10, points=100, sigma=sigma)
+    width = found.grid[1] - found.grid[0]
+    assert (found.density.sum() * width).item() == pytest.approx(1, abs=1e-6)  # 5 sigma beyond the ends is 6e-7
+    mean = (found.weights * found.nodes).sum(1).mean()
+    assert abs((found.density * found.grid).sum() * width - mean) <= width / 2 + 1e-6
+
+
+def test_cells_hold_what_a_fine_grid_sums_to():
+    grid = torch.linspace(-3.0, 3.0, 13, dtype=DOUBLE)
+    nodes = torch.tensor([[-0.2, 1.1]], dtype=DOUBLE)
+    fine = grid[:, None] + torch.linspace(-0.25, 0.25, 2001, dtype=DOUBLE)
+    kernel = torch.exp(-((fine - nodes[..., None, None]) ** 2) / (2 * 0.4**2)) / (0.4 * (2 * torch.pi) ** 0.5)
+    expected = torch.trapezoid(kernel, fine, dim=-1) / 0.5
+    torch.testing.assert_close(cell_averages(grid, nodes, 0.4), expected, rtol=1e-5, atol=0)  # far tails as well
+
+
+def test_a_single_eigenvalue_and_a_single_vector():
+    """Hessian 18 alone, a kernel below rounding: all mass in one cell; one vector tells no error."""
+    hv = PerSampleHessian(
+        torch.nn.Linear(1, 1, bias=False), lambda z, y: (z**2).sum(), torch.tensor([[3.0]]), None, check=False
+    )
+    found = spectral_density(hv, num_vectors=1, points=11, sigma=1e-18)
+    width = found.grid[1] - found.grid[0]
+    assert (found.density * width).tolist() == pytest.approx([0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0])
+    assert found.stderr.isnan().all()
 
 
 def test_moments_are_those_of_the_start_vectors(hv, exact):
