@@ -7,19 +7,27 @@ from fnmatch import fnmatchcase
 from stillscape._errors import InputError
 
 GROUPINGS = ("kind", "layer", "parameter")
-#: What a part of a name tells, the first that fits; in the spellings of PyTorch, Hugging Face and timm.
+#: What a part of a name tells, the first that fits; in the spellings of PyTorch, Hugging Face and timm. The order is
+#: part of the rules: a classifier's out_proj is no attention's, and a pooler's LayerNorm is a LayerNorm.
 KINDS: tuple[tuple[str, str], ...] = (
     ("LoRA A", r"lora_A"),
     ("LoRA B", r"lora_B"),
-    ("LayerNorm", r"(layer_?norm|\bnorm|\bln_?)"),
-    ("query, key, value", r"(in_proj|qkv|c_attn)"),
-    ("query", r"(q_proj|\bquery|\bq_lin|\bto_q|\bq\b)"),
-    ("key", r"(k_proj|\bkey|\bk_lin|\bto_k|\bk\b)"),
-    ("value", r"(v_proj|\bvalue|\bv_lin|\bto_v|\bv\b)"),
-    ("attention output", r"(out_proj|o_proj|out_lin|attention\.output|attn\.proj|attn\.c_proj|self_attn\.out)"),
-    ("feed-forward", r"(\bfc[12]|\bmlp|intermediate|output\.dense|linear[12]|feed_?forward|\bffn|\blin[12])"),
-    ("embedding", r"(embed|cls_token|position|\bwte|\bwpe)"),
-    ("head", r"(classifier|\bhead|lm_head|\bscore|\bfc\b)"),
+    ("LayerNorm", r"(lay(er|r)_?norm|(\b|_)norm|\bln_?)"),  # CLIP has a pre_layrnorm
+    ("head", r"(class(ifier|ification_head)|lm_head|qa_outputs|\bcls\.|pooler|(visual|text)_projection|embed_out)"),
+    ("query, key, value", r"(in_proj|qkv|c_attn|query_key_value)"),
+    ("query", r"(q_proj|(\b|_)query|\bq_lin|\bto_q|\bq\b|q_bias)"),
+    ("key", r"(k_proj|(\b|_)key|\bk_lin|\bto_k|\bk\b|bias_k)"),
+    ("value", r"(v_proj|(\b|_)value|\bv_lin|\bto_v|\bv\b|v_bias|bias_v)"),
+    (
+        "attention output",
+        r"(out_proj|o_proj|out_lin|attention\.(output|dense)|attn\.(proj|dense|c_proj)|self_attn\.out|\bo\b)",
+    ),
+    (
+        "feed-forward",
+        r"(\bfc[12]|\bmlp|intermediate|output\.dense|linear[12]|feed_?forward|\bffn|\blin[12]|\bw[io](_\d)?\b)",
+    ),
+    ("embedding", r"(embed|cls_token|position|relative_attention_bias|\bwte|\bwpe|\bshared\b)"),
+    ("head", r"(\bhead|\bscore|\bfc\b)"),
 )
 _LAYER = re.compile(r"^(.*?\b(?:layers?|blocks?|h|encoder|resblocks)\.(?:layers?\.)?\d+)\b")
 
