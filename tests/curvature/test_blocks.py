@@ -17,7 +17,7 @@ def hv():
 
 
 def test_against_dense(hv):
-    table = block_table(hv, num_vectors=200, tol=1e-6)
+    table = block_table(hv, num_vectors=12, tol=1e-6)
     dense = {p: hv.with_part(p).mean_matmat(torch.eye(hv.num_parameters, dtype=DOUBLE)) for p in ("full", "outer")}
     names = [block.group for block in table.blocks]
     assert names == ["query, key, value", "attention output", "feed-forward", "LayerNorm", "head"]
@@ -27,10 +27,13 @@ def test_against_dense(hv):
         assert block.size == len(own)
         assert block.converged
         assert block.spectral == pytest.approx(torch.linalg.matrix_norm(own, 2).item(), rel=1e-5)
-        assert abs(block.trace - own.trace().item()) < 4 * block.trace_stderr
+        assert block.spectral_residual <= 1e-6 * block.spectral
+        assert abs(block.trace - own.trace().item()) <= 4 * block.trace_stderr
+        assert block.trace_stderr < 0.5 * own.norm()  # Hutchinson's by as many products: (2 / 24) ** 0.5 = 0.29
         for part, whole in dense.items():
             truth = whole[place[number]][:, place[number]].norm().item()
-            assert abs(block.frobenius[part] - truth) < 4 * block.frobenius_stderr[part]
+            assert abs(block.frobenius[part] - truth) <= 4 * block.frobenius_stderr[part] + 1e-12 * own.norm()
+            assert abs(block.share[part] - truth / own.norm().item()) <= 4 * block.share_stderr[part] + 1e-12
         for other in range(len(names)):
             truth = dense["full"][place[number]][:, place[other]].norm().item()
             gap = abs(table.coupling[number, other].item() - truth)
@@ -59,8 +62,28 @@ def test_names_of_hugging_face(lora):
     assert sum("layers.0" in layer for layer in layers) == 1
 
 
+def test_small_groups_are_done_exactly(hv):
+    """A group of no more numbers than products is known column by column: no errors, one product each."""
+    small = hv.restricted(["blocks.layers.0.norm1.weight", "head.bias"])
+    table = block_table(small, by="parameter", num_vectors=4, parts=["full"], max_steps=1)
+    whole = small.mean_matmat(torch.eye(12, dtype=DOUBLE))
+    expected = torch.stack([torch.stack([b.norm() for b in row.split([8, 4], 1)]) for row in whole.split([8, 4])])
+    torch.testing.assert_close(table.coupling, expected)
+    assert not table.coupling_stderr.any()
+    assert table.num_sample_products == (8 + 4 + 1 + 1) * 6
+
+
+def test_rows_state_errors(hv):
+    rows = block_table(hv, num_vectors=4).rows()
+    for row in rows:
+        assert row["share_full_stderr"] == 0  # a share of itself
+        assert row["frobenius_stderr"] > 0
+        assert row["spectral_residual"] <= 1e-2 * row["spectral"]
+    assert rows[0]["share_functional_stderr"] > 0
+
+
 def test_own_groups(hv):
-    table = block_table(hv, {"top": "head.*", "norms": ["*.norm1.*", "*.norm2.*"]}, parts=["full"], num_vectors=2)
+    table = block_table(hv, {"top": "head.*", "norms": ["*.norm1.*", "*.norm2.*"]}, parts=["full"], num_vectors=4)
     assert [block.group for block in table.blocks] == ["other", "norms", "top"]
     assert sum(block.size for block in table.blocks) == hv.num_parameters
 
@@ -72,5 +95,7 @@ def test_bad_arguments(hv):
         block_table(hv, by="color")
     with pytest.raises(InputError, match="parts is 'half'"):
         block_table(hv, parts=["half"])
+    with pytest.raises(InputError, match="num_vectors is 3"):
+        block_table(hv, num_vectors=3)
     with pytest.raises(InputError, match="parts is empty"):
         block_table(hv, parts=[])

@@ -17,7 +17,7 @@ def hv():
 
 
 def test_against_dense(hv):
-    found = spectrum_by_size(hv, [3, 12], count=6, num_vectors=64, tol=1e-6)
+    found = spectrum_by_size(hv, [3, 12], count=6, num_vectors=12, tol=1e-6)
     for row, k in enumerate((3, 12)):
         mean = hv.subset(range(k)).mean_matmat(torch.eye(hv.num_parameters, dtype=DOUBLE))
         exact = torch.linalg.eigvalsh(mean)
@@ -26,6 +26,11 @@ def test_against_dense(hv):
         assert abs(found.frobenius[row] - mean.norm().item()) < 3 * found.frobenius_stderr[row]
         rank = (mean.norm() / top[0].abs()).square().item()
         assert abs(found.stable_rank[row] - rank) < 3 * found.stable_rank_stderr[row]
+        assert abs(found.trace[row] - mean.trace().item()) < 3 * found.trace_stderr[row]
+        outer = hv.with_part("outer").subset(range(k)).mean_matmat(torch.eye(hv.num_parameters, dtype=DOUBLE))
+        dimension = (outer.trace() / torch.linalg.matrix_norm(outer, 2)).item()
+        error = abs(found.intrinsic_dimension[row] - dimension)
+        assert error < 3 * found.intrinsic_dimension_stderr[row] + 1e-6 * dimension
     assert found.converged.all()
 
 
@@ -43,6 +48,25 @@ def test_ranks_below_the_count_are_filled_with_zeros(hv):
     found = spectrum_by_size(outer, [1, 2, 12], count=9, tol=1e-8)
     assert found.values.shape == (3, 9)
     assert np.abs(found.values[0, CLASSES - 1 :]).max() < 1e-9 * found.values[0, 0]
+    assert found.converged.all()
+    assert 1 <= found.intrinsic_dimension[0] <= CLASSES - 1  # at most the rank
+
+
+def test_products_are_counted_and_the_outer_part_is_measured_once(hv):
+    """One step of Lanczos and 2 x 4 products for each; the outer part's own dimension comes of its own products."""
+    full, outer = (spectrum_by_size(h, [6], 1, num_vectors=4, max_steps=1) for h in (hv, hv.with_part("outer")))
+    assert full.num_sample_products == 2 * (1 + 8) * 6
+    assert outer.num_sample_products == (1 + 8) * 6
+    np.testing.assert_allclose(outer.intrinsic_dimension, outer.trace / outer.values[:, 0])
+
+
+def test_a_flat_surface_has_no_ranks():
+    model = torch.nn.Linear(1, 1, bias=False)
+    hv = PerSampleHessian(model, lambda z, y: 0 * z.sum(), torch.ones(2, 1), None, check=False)
+    found = spectrum_by_size(hv, [2], count=1)
+    assert np.isnan(found.stable_rank).all()
+    assert np.isnan(found.intrinsic_dimension).all()
+    assert found.trace.tolist() == found.frobenius.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +96,7 @@ def test_outliers_of_known_spectra(values, expected):
         ({"sizes": [0]}, "between 1 and 12"),
         ({"sizes": [13]}, "between 1 and 12"),
         ({"count": None}, "give one of them"),
-        ({"num_vectors": 1}, "num_vectors is 1"),
+        ({"num_vectors": 3}, "num_vectors is 3"),
     ],
 )
 def test_bad_arguments(hv, changes, match):

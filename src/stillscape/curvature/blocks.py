@@ -10,12 +10,13 @@ from torch import Tensor
 
 from stillscape._checks import at_least, one_of
 from stillscape._errors import InputError
-from stillscape.curvature.estimate import gaussian, root
 from stillscape.curvature.groups import GROUPINGS, group_names
 from stillscape.curvature.lanczos import top_eigenvalues
+from stillscape.curvature.leave_one_out import LEAST_VECTORS, Draws, leave_one_out
 from stillscape.curvature.per_sample import PerSampleHessian
 
 PARTS = ("full", "outer", "functional")
+PLAIN = ("group", "size", "spectral", "spectral_residual", "converged", "trace", "trace_stderr")
 
 
 @dataclass(frozen=True)
@@ -27,22 +28,29 @@ class Block:
         names: its parameters.
         size: how many numbers they hold.
         spectral: spectral norm of the block.
-        converged: whether its residual is within the tolerance.
+        spectral_residual: norm of H v - value v; an eigenvalue lies within this of the one found.
+        converged: whether that is within the tolerance.
         trace: of the block, and its standard error.
         trace_stderr: see there.
         frobenius: Frobenius norm of each part that was asked for.
         frobenius_stderr: their standard errors.
+        share: Frobenius norm of each part over that of the first; 0 where that is zero.
+        share_stderr: their standard errors. All parts are measured by the same random vectors, so that what these get
+            wrong together cancels.
     """
 
     group: str
     names: tuple[str, ...]
     size: int
     spectral: float
+    spectral_residual: float
     converged: bool
     trace: float
     trace_stderr: float
     frobenius: dict[str, float]
     frobenius_stderr: dict[str, float]
+    share: dict[str, float]
+    share_stderr: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -63,15 +71,14 @@ class BlockTable:
     num_sample_products: int
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row for each group, of plain numbers: norms, trace, and each part's share of the first one's."""
+        """Return one row for each group, of plain numbers: norms, trace, and each part's share; with errors."""
         rows = []
         for block in self.blocks:
-            first = next(iter(block.frobenius.values()))
-            shares = {f"share_{part}": norm / first if first else 0.0 for part, norm in block.frobenius.items()}
-            rows.append(
-                {"group": block.group, "size": block.size, "spectral": block.spectral, "converged": block.converged,
-                 "trace": block.trace, "trace_stderr": block.trace_stderr, "frobenius": first, **shares}
-            )  # fmt: skip
+            row = {name: getattr(block, name) for name in PLAIN}
+            for part in block.frobenius:
+                row |= {f"share_{part}": block.share[part], f"share_{part}_stderr": block.share_stderr[part]}
+            first = next(iter(block.frobenius))
+            rows.append(row | {"frobenius": block.frobenius[first], "frobenius_stderr": block.frobenius_stderr[first]})
         return rows
 
 
@@ -81,7 +88,7 @@ def block_table(
     *,
     by: str = "kind",
     parts: Sequence[str] = PARTS,
-    num_vectors: int = 16,
+    num_vectors: int = 8,
     tol: float = 1e-2,
     max_steps: int = 50,
     seed: int = 0,
@@ -89,7 +96,8 @@ def block_table(
     r"""Return spectral norm, trace and Frobenius norms of the mean Hessian's blocks, by group of parameters.
 
     Random vectors x that live on one group b give :math:`E\|(Hx)_a\|^2 = \|H_{ab}\|_F^2` for every group a at once, and
-    :math:`E\,x^\top H x = \mathrm{tr} H_{bb}` (Hutchinson 1990). Spectral norms are Lanczos's on the block alone.
+    :math:`E\,x^\top H x = \mathrm{tr} H_{bb}`; as in `trace`, what products with their images tell is known exactly and
+    only the rest is estimated. Spectral norms are Lanczos's on the block alone.
 
     Args:
         hv: the operator; its samples, parameters and model.
@@ -97,15 +105,16 @@ def block_table(
         by: how to group where `groups` is not given: "kind" (query, key, value, feed-forward, ...), "layer" or
             "parameter".
         parts: whose Frobenius norms are wanted; the first is also that of the trace and of the blocks between groups.
-        num_vectors: on each group, at least 2.
+        num_vectors: on each group, at least 4.
         tol: of the spectral norms, relative residual.
         max_steps: of Lanczos on each block.
         seed: of all random vectors.
 
     Raises:
-        InputError: if a part or grouping is unknown, or a pattern fits no parameter.
+        InputError: if a part or grouping is unknown, a pattern fits no parameter, or `num_vectors` is below 4.
 
-    Cost: for each group num_vectors products of each part, and at most max_steps more on the block alone.
+    Cost: for each group 2 x num_vectors products of each part (as many as the group has numbers, and exact answers,
+        where that is less), and at most max_steps more on the block alone; memory 4 x num_vectors vectors.
 
     Example:
         l = (w x + b)^2 at x = 2 has the Hessian [[8, 4], [4, 2]].
@@ -116,7 +125,7 @@ def block_table(
         >>> [(row["group"], round(row["spectral"], 3)) for row in table.rows()]
         [('weight', 8.0), ('bias', 2.0)]
     """
-    at_least("num_vectors", num_vectors, 2)
+    at_least("num_vectors", num_vectors, LEAST_VECTORS)
     for part in parts:
         one_of("parts", part, PARTS)
     if not parts:
@@ -131,51 +140,48 @@ def block_table(
         alone = hv.with_part(parts[0]).restricted(names)
         top = top_eigenvalues(alone, 1, tol, max_steps, seed)
         spent += top.num_sample_products
-        norms = {part: root(*column.squares[:, number, number]) for part, column in columns.items()}
-        trace, trace_stderr = first.traces[:, number].tolist()
+        norms = {part: column.squares[number][number].root() for part, column in columns.items()}
+        below = first.squares[number][number]
+        shares = {part: column.squares[number][number].over(below).root() for part, column in columns.items()}
         blocks.append(
             Block(
                 group=group,
                 names=tuple(names),
                 size=alone.num_parameters,
                 spectral=float(top.values[0].abs()),
+                spectral_residual=float(top.residuals[0]),
                 converged=top.converged,
-                trace=trace,
-                trace_stderr=trace_stderr,
-                frobenius={part: float(norm) for part, (norm, _) in norms.items()},
-                frobenius_stderr={part: float(error) for part, (_, error) in norms.items()},
+                trace=first.traces[number].mean(),
+                trace_stderr=first.traces[number].stderr(),
+                frobenius={part: norm for part, (norm, _) in norms.items()},
+                frobenius_stderr={part: error for part, (_, error) in norms.items()},
+                share={part: share for part, (share, _) in shares.items()},
+                share_stderr={part: error for part, (_, error) in shares.items()},
             )
         )
-    return BlockTable(tuple(blocks), *root(*first.squares), spent)
+    coupling = torch.tensor([[draws.root() for draws in row] for row in first.squares], dtype=torch.float64)
+    return BlockTable(tuple(blocks), coupling[..., 0], coupling[..., 1], spent)
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Squared Frobenius norms of all blocks, (2, groups, groups), and traces, (2, groups): means, then errors."""
+    """Squared Frobenius norms of all blocks, rows first, and traces of those on the diagonal."""
 
-    squares: Tensor
-    traces: Tensor
+    squares: list[list[Draws]]
+    traces: list[Draws]
     spent: int
 
 
 def _columns(hv: PerSampleHessian, places: dict[str, Tensor], num_vectors: int, seed: int) -> _Columns:
     """Measure one part by random vectors on each group in turn; columns of blocks are groups that vectors live on."""
     generator = torch.Generator().manual_seed(seed)
-    squares, traces = [], []
+    columns, traces = [], []
     with hv.linearized():
         for place in places.values():
-            vectors = torch.zeros(num_vectors, hv.num_parameters, dtype=hv.dtype, device=hv.device)
-            vectors[:, place] = gaussian(hv, num_vectors, len(place), generator)
-            products = hv.mean_matmat(vectors)
-            squares.append(_mean([products[:, other].double().square().sum(1) for other in places.values()]))
-            traces.append(_mean([(products * vectors).double().sum(1)])[:, 0])
-    return _Columns(torch.stack(squares, 2), torch.stack(traces, 1), hv.num_sample_products)
-
-
-def _mean(draws: list[Tensor]) -> Tensor:
-    """Return means and standard errors, (2, quantities)."""
-    each = torch.stack(draws)
-    return torch.stack([each.mean(1), each.std(1) / each.shape[1] ** 0.5]).cpu()
+            known = leave_one_out(hv, num_vectors, generator, place)
+            columns.append([known.square(other) for other in places.values()])
+            traces.append(known.trace())
+    return _Columns([list(row) for row in zip(*columns, strict=True)], traces, hv.num_sample_products)
 
 
 def _places(hv: PerSampleHessian, names: Sequence[str]) -> Tensor:

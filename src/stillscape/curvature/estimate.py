@@ -35,19 +35,7 @@ def signs(hv: PerSampleHessian, count: int, generator: torch.Generator) -> Float
     return (2 * bits - 1).to(hv.device, hv.dtype)
 
 
-def dense_mean(hv: PerSampleHessian) -> Float[Tensor, "P P"]:
-    """Return the mean Hessian itself, in float64, for as many products as it has rows."""
-    rows = hv.mean_matmat(torch.eye(hv.num_parameters, dtype=hv.dtype, device=hv.device)).double()
-    return (rows + rows.mT) / 2
-
-
 def mean_and_stderr(draws: Float[Tensor, "c ..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
     """Return the mean over the first axis, and the standard error of that mean: not a number for a single draw."""
     mean = draws.mean(0)
     return mean, draws.std(0) / len(draws) ** 0.5 if len(draws) > 1 else torch.full_like(mean, float("nan"))
-
-
-def root(square: Tensor, stderr: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the square root of an estimate with its standard error, to first order (the delta method)."""
-    value = square.clamp_min(0).sqrt()
-    return value, torch.where(value > 0, stderr / (2 * value), stderr.sqrt())

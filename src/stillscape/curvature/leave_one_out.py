@@ -24,13 +24,62 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stillscape.curvature.estimate import dense_mean, gaussian
+from stillscape.curvature.estimate import gaussian
 from stillscape.curvature.low_rank import gram
 from stillscape.curvature.per_sample import PerSampleHessian
 
 Place = Tensor | slice
+ALL = slice(None)
 LEAST_VECTORS = 4
 PARALLEL = 1e-12  # sin^2 of an angle; below it two directions are one
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Estimates of one number, one for each of m random vectors; a single one is exact.
+
+    Attributes:
+        each: e_i.
+        change: d_ij, zero on the diagonal.
+    """
+
+    each: Float[Tensor, " m"]
+    change: Float[Tensor, "m m"]
+
+    @classmethod
+    def exact(cls, value: float) -> "Draws":
+        """Return what is known without error."""
+        return cls(torch.tensor([value], dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
+
+    def mean(self) -> float:
+        """Return the estimate."""
+        return float(self.each.mean())
+
+    def stderr(self) -> float:
+        """Return its standard error."""
+        m = len(self.each)
+        if m == 1:
+            return 0.0
+        shared = (self.change * self.change.mT).sum() / (m * (m - 1))
+        return float((self.each.var() / m + shared.clamp_min(0)).sqrt())
+
+    def root(self) -> tuple[float, float]:
+        """Return the square root of the estimate with its standard error, to first order (the delta method)."""
+        value, stderr = max(self.mean(), 0.0) ** 0.5, self.stderr()
+        return value, stderr / (2 * value) if value else stderr**0.5
+
+    def over(self, other: "Draws") -> "Draws":
+        """Return the ratio to a number estimated by the same vectors, to first order (the delta method); 0 over 0 is 0.
+
+        The ratio moves by ``(dA - ratio dB) / B``, which is an average of the same kind as A and B: what both
+        estimates get wrong together cancels.
+        """
+        below = other.mean()
+        if below == 0:
+            return Draws.exact(0.0)
+        ratio = self.mean() / below
+        each = ratio + (self.each - ratio * other.each) / below
+        return Draws(each, (self.change - ratio * other.change) / below)
 
 
 @dataclass(frozen=True)
@@ -40,13 +89,13 @@ class Complete:
     columns: Float[Tensor, "p P"]
     own: Place
 
-    def trace(self) -> tuple[float, float]:
-        """Return the trace of the square block at `own`, and 0 for its standard error."""
-        return float(self.columns[:, self.own].diagonal().sum(dtype=torch.float64)), 0.0
+    def trace(self) -> Draws:
+        """Return the trace of the square block at `own`."""
+        return Draws.exact(float(self.columns[:, self.own].diagonal().sum(dtype=torch.float64)))
 
-    def square(self, place: Place) -> tuple[float, float]:
-        """Return the squared Frobenius norm of the block with rows at `place`, and 0 for its standard error."""
-        return float(_squares(self.columns[:, place]).sum()), 0.0
+    def square(self, place: Place = ALL) -> Draws:
+        """Return the squared Frobenius norm of the block with rows at `place`, all unless given."""
+        return Draws.exact(float(_squares(self.columns[:, place]).sum()))
 
 
 @dataclass(frozen=True)
@@ -71,22 +120,22 @@ class LeaveOneOut:
     rank: int
     own: Place
 
-    def trace(self) -> tuple[float, float]:
-        """Return the trace of the square block at `own`, and its standard error."""
+    def trace(self) -> Draws:
+        """Return the trace of the square block at `own`."""
         images = self.images[:, self.own]
         known = gram(self.basis, self.of_basis[:, self.own])
         own = (self.vectors * images).sum(1, dtype=torch.float64)
         return self._estimate((known + known.mT) / 2, gram(self.basis, images), own)
 
-    def square(self, place: Place) -> tuple[float, float]:
-        """Return the squared Frobenius norm of the block with rows at `place`, and its standard error."""
+    def square(self, place: Place = ALL) -> Draws:
+        """Return the squared Frobenius norm of the block with rows at `place`, all unless given."""
         images, of_basis = self.images[:, place], self.of_basis[:, place]
         return self._estimate(gram(of_basis), gram(of_basis, images), _squares(images))
 
     def _estimate(
         self, inside: Float[Tensor, "m m"], across: Float[Tensor, "m m"], outside: Float[Tensor, " m"]
-    ) -> tuple[float, float]:
-        """Return the trace of a quadratic form and its standard error.
+    ) -> Draws:
+        """Return the trace of a quadratic form.
 
         Args:
             inside: the form of two rows of the basis.
@@ -97,12 +146,9 @@ class LeaveOneOut:
         form = _Form(inside, across, outside, gram(self.basis, self.vectors), _squares(self.vectors), size)
         alone = self.dropped.mT
         one = form.estimates(alone[:, None])
-        m = len(one)
-        variance = one.var() / m
-        if self.rank == m:  # below it, no image brings in anything alone: the basis holds all there is
-            change = self._changes(form, one)
-            variance = variance + ((change * change.mT).sum() / (m * (m - 1))).clamp_min(0)
-        return float(one.mean()), float(variance.sqrt())
+        # Below full rank no image brings in anything alone: the basis holds all there is.
+        is_shared = self.rank == len(one)
+        return Draws(one, self._changes(form, one) if is_shared else one.new_zeros(len(one), len(one)))
 
     def _changes(self, form: "_Form", one: Float[Tensor, " m"]) -> Float[Tensor, "m m"]:
         """Return d_ij, what the image of j changes in the estimate by i."""
@@ -147,13 +193,26 @@ class _Form:
         return known + (self.size - len(w) + dropped.shape[-2]) / length * left
 
 
-def leave_one_out(hv: PerSampleHessian, num_vectors: int, seed: int) -> Complete | LeaveOneOut:
-    """Return what 2 x `num_vectors` products of the mean tell; all of it, where P are no more than these."""
-    if hv.num_parameters <= 2 * num_vectors:
-        return Complete(dense_mean(hv), slice(None))
-    vectors = gaussian(hv, num_vectors, hv.num_parameters, torch.Generator().manual_seed(seed))
+def leave_one_out(
+    hv: PerSampleHessian, num_vectors: int, generator: torch.Generator, own: Place = ALL
+) -> Complete | LeaveOneOut:
+    """Return what 2 x `num_vectors` products of the mean tell of its columns at `own`, all unless given.
+
+    Cost: 2 x `num_vectors` products of each sample; as many as there are columns, and all is known, where these are no
+    more. Memory 4 x `num_vectors` vectors.
+    """
+    size = hv.num_parameters if isinstance(own, slice) else len(own)
+
+    def product(vectors: Float[Tensor, "c p"]) -> Float[Tensor, "c P"]:
+        whole = vectors.new_zeros(len(vectors), hv.num_parameters)
+        whole[:, own] = vectors
+        return hv.mean_matmat(whole)
+
     with hv.linearized():
-        return from_products(hv.mean_matmat, vectors, slice(None))
+        if size <= 2 * num_vectors:
+            return Complete(product(torch.eye(size, dtype=hv.dtype, device=hv.device)), own)
+        vectors = gaussian(hv, num_vectors, size, generator)
+        return from_products(hv.mean_matmat if own is ALL else product, vectors, own)
 
 
 def from_products(

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from stillscape._checks import at_least, positive
 from stillscape._errors import InputError
-from stillscape.curvature.estimate import gaussian
-from stillscape.curvature.lanczos import top_eigenvalues
+from stillscape.curvature.lanczos import Eigenpairs, top_eigenvalues
+from stillscape.curvature.leave_one_out import LEAST_VECTORS, Draws, leave_one_out
 from stillscape.curvature.per_sample import PerSampleHessian
 
 ZERO = 1e-6  # relative to the largest magnitude
@@ -24,9 +24,9 @@ class SpectrumBySize:
 
     Attributes:
         k: the sizes.
-        values: eigenvalues of largest magnitude, largest first, and zeros where the rank is lower; (K, count).
+        values: eigenvalues of largest magnitude, largest first; (K, count).
         residuals: norms of H v - value v; (K, count).
-        converged: whether all residuals of a size are within the tolerance.
+        converged: whether all residuals of a size are within the tolerance, the outer part's largest eigenvalue's too.
         outliers: number of eigenvalues above the bulk, positive ones; -1 where no gap says where it begins.
         gaps: the widest ratio of an eigenvalue's magnitude to the next.
         num_classes: what outliers are counted against; None if unknown.
@@ -34,6 +34,11 @@ class SpectrumBySize:
         frobenius_stderr: their standard errors.
         stable_rank: ||H||_F^2 / ||H||_2^2, how many eigenvalues as large as the largest would give this Frobenius norm.
         stable_rank_stderr: its standard error, the largest eigenvalue taken as known.
+        trace: traces.
+        trace_stderr: their standard errors.
+        intrinsic_dimension: tr G / ||G||_2 of the outer part G (Gauss-Newton), how many directions as stiff as the
+            stiffest would give its trace; at most its rank.
+        intrinsic_dimension_stderr: its standard error, ||G||_2 taken as known.
         num_sample_products: products of one sample with one vector that were spent.
     """
 
@@ -48,6 +53,10 @@ class SpectrumBySize:
     frobenius_stderr: Float[np.ndarray, " K"]
     stable_rank: Float[np.ndarray, " K"]
     stable_rank_stderr: Float[np.ndarray, " K"]
+    trace: Float[np.ndarray, " K"]
+    trace_stderr: Float[np.ndarray, " K"]
+    intrinsic_dimension: Float[np.ndarray, " K"]
+    intrinsic_dimension_stderr: Float[np.ndarray, " K"]
     num_sample_products: int
 
 
@@ -58,7 +67,7 @@ def spectrum_by_size(
     num_classes: int | None = None,
     *,
     gap: float = GAP,
-    num_vectors: int = 16,
+    num_vectors: int = 8,
     tol: float = 1e-2,
     max_steps: int = 100,
     seed: int = 0,
@@ -68,7 +77,8 @@ def spectrum_by_size(
     Hessians of classifiers have about as many large eigenvalues as there are classes, apart from a bulk near zero
     (Sagun et al. 2017; Gur-Ari, Roberts, Dyer 2018; Papyan 2020, whose outliers of the outer part are C - 1 to C). Here
     outliers are the positive eigenvalues before the widest gap, in ratio of magnitudes, among the `count` that were
-    computed; "cannot tell" (-1) if no ratio reaches `gap`. The stable rank is Rudelson and Vershynin's (2007).
+    computed; "cannot tell" (-1) if no ratio reaches `gap`. The stable rank is Rudelson and Vershynin's (2007), the
+    intrinsic dimension Tropp's (2015, sec. 7.1). Trace and Frobenius norm are had from the same products (`trace`).
 
     Args:
         hv: the operator; samples in their given order.
@@ -76,15 +86,16 @@ def spectrum_by_size(
         count: eigenvalues to compute; twice the number of classes unless given.
         num_classes: kept beside the outliers.
         gap: least ratio.
-        num_vectors: of Hutchinson's estimate of the Frobenius norm, at least 2.
+        num_vectors: random ones for traces and Frobenius norms, at least 4.
         tol: of eigenvalues: residual relative to the largest magnitude.
         max_steps: products of each mean that its eigenvalues may take.
         seed: of all random vectors.
 
     Raises:
-        InputError: if a size is out of range, or neither `count` nor `num_classes` is given.
+        InputError: if a size or `num_vectors` is out of range, or neither `count` nor `num_classes` is given.
 
-    Cost: for each size at most `max_steps` + `num_vectors` products of each of its samples.
+    Cost: for each size at most `max_steps` + 2 x `num_vectors` products of each of its samples, and as many again of
+        the outer part, whose largest eigenvalue alone takes a few steps; none if `hv` is the outer part itself.
 
     Example:
         Least squares with three weights and inputs 3 e1, 2 e2 and e3: eigenvalues 6, 8/3 and 2/3.
@@ -100,29 +111,78 @@ def spectrum_by_size(
         raise InputError("count is None and so is num_classes; give one of them.")
     count = min(at_least("count", count if count is not None else 2 * (num_classes or 1), 1), hv.num_parameters)
     positive("gap", gap)
-    at_least("num_vectors", num_vectors, 2)
+    at_least("num_vectors", num_vectors, LEAST_VECTORS)
     k = np.unique(np.asarray(sizes, dtype=np.int64))
     if len(k) == 0 or k[0] < 1 or k[-1] > hv.num_samples:
         raise InputError(
             f"sizes is {list(sizes)}; each must lie between 1 and {hv.num_samples}, the number of samples."
         )
-    rows, spent = [], 0
-    for size in k:
-        first = hv.subset(range(size))
-        with first.linearized():
-            top = top_eigenvalues(first, count, tol, max_steps, seed)
-            square = _squares(first, num_vectors, seed)
-        spent += first.num_sample_products
-        # Fewer than `count` are found where the mean has a lower rank: the others are zero.
-        values, residuals = (np.pad(v.double().cpu().numpy(), (0, count - len(v))) for v in (top.values, top.residuals))
-        rows.append((values, residuals, top.converged, *count_outliers(values, gap), *square))
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    values, residuals, converged, outliers, gaps, mean, error = columns
-    frobenius, largest = np.sqrt(mean), np.abs(values).max(1) ** 2
-    return SpectrumBySize(
-        k, values, residuals, converged, outliers, gaps, num_classes, frobenius, error / (2 * frobenius),
-        mean / largest, error / largest, spent,
-    )  # fmt: skip
+    how = _How(count, gap, num_vectors, tol, max_steps, seed)
+    rows = [_at_size(hv.subset(range(size)), how) for size in k]
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    spent = int(columns.pop("spent").sum())
+    return SpectrumBySize(k=k, num_classes=num_classes, num_sample_products=spent, **columns)
+
+
+@dataclass(frozen=True)
+class _How:
+    """What the numbers of one size are measured by."""
+
+    count: int
+    gap: float
+    num_vectors: int
+    tol: float
+    max_steps: int
+    seed: int
+
+
+def _at_size(hv: PerSampleHessian, how: _How) -> dict[str, Any]:
+    """Return a row of the result: what holds for the mean of the samples of `hv`."""
+    with hv.linearized():
+        top = top_eigenvalues(hv, how.count, how.tol, how.max_steps, how.seed)
+        square, trace = _square_and_trace(hv, how)
+    values = top.values.double().cpu().numpy()
+    outliers, gaps = count_outliers(values, how.gap)
+    frobenius, frobenius_stderr = square.root()
+    stable_rank, stable_rank_stderr = _over(square, values[0] ** 2)
+    outer_top, outer_trace, outer_spent = (top, trace, 0) if hv.part == "outer" else _outer(hv, how)
+    dimension, dimension_stderr = _over(outer_trace, abs(float(outer_top.values[0])))
+    return {
+        "values": values,
+        "residuals": top.residuals.double().cpu().numpy(),
+        "converged": top.converged and outer_top.converged,
+        "outliers": outliers,
+        "gaps": gaps,
+        "frobenius": frobenius,
+        "frobenius_stderr": frobenius_stderr,
+        "stable_rank": stable_rank,
+        "stable_rank_stderr": stable_rank_stderr,
+        "trace": trace.mean(),
+        "trace_stderr": trace.stderr(),
+        "intrinsic_dimension": dimension,
+        "intrinsic_dimension_stderr": dimension_stderr,
+        "spent": hv.num_sample_products + outer_spent,
+    }
+
+
+def _outer(hv: PerSampleHessian, how: _How) -> tuple[Eigenpairs, Draws, int]:
+    """Return the outer part's leading pair, its trace, and the products spent."""
+    outer = hv.with_part("outer")
+    with outer.linearized():
+        top = top_eigenvalues(outer, 1, how.tol, how.max_steps, how.seed)
+        _, trace = _square_and_trace(outer, how)
+    return top, trace, outer.num_sample_products
+
+
+def _over(estimate: Draws, known: float) -> tuple[float, float]:
+    """Return an estimate and its standard error over a number; not a number where that is zero, as the Hessian is."""
+    return (estimate.mean() / known, estimate.stderr() / known) if known else (float("nan"), float("nan"))
+
+
+def _square_and_trace(hv: PerSampleHessian, how: _How) -> tuple[Draws, Draws]:
+    """Return the squared Frobenius norm and the trace by the same products."""
+    found = leave_one_out(hv, how.num_vectors, torch.Generator().manual_seed(how.seed + 1))
+    return found.square(), found.trace()
 
 
 def count_outliers(values: Float[np.ndarray, " count"], gap: float) -> tuple[int, float]:
@@ -154,11 +214,3 @@ def count_outliers(values: Float[np.ndarray, " count"], gap: float) -> tuple[int
     widest = int(ratios.argmax())
     before = int((values[known[: widest + 1]] > 0).sum())
     return (before if ratios[widest] >= gap else -1), float(ratios[widest])
-
-
-def _squares(hv: PerSampleHessian, num_vectors: int, seed: int) -> tuple[float, float]:
-    """Return Hutchinson's estimate of the squared Frobenius norm, and its standard error."""
-    generator = torch.Generator().manual_seed(seed + 1)
-    products: Tensor = hv.mean_matmat(gaussian(hv, num_vectors, hv.num_parameters, generator))
-    draws = products.double().square().sum(1)
-    return float(draws.mean()), float(draws.std() / num_vectors**0.5)

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stillscape._checks import at_least
-from stillscape.curvature.estimate import Estimate, mean_and_stderr, root, signs
-from stillscape.curvature.leave_one_out import LEAST_VECTORS, leave_one_out
+from stillscape.curvature.estimate import Estimate, mean_and_stderr, signs
+from stillscape.curvature.leave_one_out import LEAST_VECTORS, Complete, LeaveOneOut, leave_one_out
 from stillscape.curvature.per_sample import PerSampleHessian
 
 
@@ -41,8 +41,8 @@ def trace(hv: PerSampleHessian, num_vectors: int = 16, seed: int = 0) -> Estimat
         (18.0, 0.0)
     """
     before = hv.num_sample_products
-    value, stderr = leave_one_out(hv, at_least("num_vectors", num_vectors, LEAST_VECTORS), seed).trace()
-    return Estimate(value, stderr, hv.num_sample_products - before)
+    found = _products(hv, num_vectors, seed).trace()
+    return Estimate(found.mean(), found.stderr(), hv.num_sample_products - before)
 
 
 def frobenius_norm(hv: PerSampleHessian, num_vectors: int = 16, seed: int = 0) -> Estimate:
@@ -72,9 +72,13 @@ def frobenius_norm(hv: PerSampleHessian, num_vectors: int = 16, seed: int = 0) -
         10.0
     """
     before = hv.num_sample_products
-    square, stderr = leave_one_out(hv, at_least("num_vectors", num_vectors, LEAST_VECTORS), seed).square(slice(None))
-    value, error = root(*torch.tensor([square, stderr], dtype=torch.float64))
-    return Estimate(float(value), float(error), hv.num_sample_products - before)
+    value, stderr = _products(hv, num_vectors, seed).square().root()
+    return Estimate(value, stderr, hv.num_sample_products - before)
+
+
+def _products(hv: PerSampleHessian, num_vectors: int, seed: int) -> Complete | LeaveOneOut:
+    at_least("num_vectors", num_vectors, LEAST_VECTORS)
+    return leave_one_out(hv, num_vectors, torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True)
