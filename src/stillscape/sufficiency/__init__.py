@@ -1,5 +1,6 @@
 """How much data is enough: criteria over measured curves, and the verdict in plain words."""
 
+from stillscape.sufficiency.anytime import AnytimeGain, anytime_gain, training_variances
 from stillscape.sufficiency.criteria import gain_criterion, smallest_resolution, target_criterion
 from stillscape.sufficiency.criterion import Criterion
 from stillscape.sufficiency.doublings import doubling_matrix, gains
@@ -9,9 +10,11 @@ from stillscape.sufficiency.verdict import adaptation_verdict, deciding_name, in
 from stillscape.sufficiency.wording import higher_is_better
 
 __all__ = [
+    "AnytimeGain",
     "Criterion",
     "Panel",
     "adaptation_verdict",
+    "anytime_gain",
     "assemble",
     "bound_criterion",
     "deciding_name",
@@ -25,4 +28,5 @@ __all__ = [
     "overall_verdict",
     "smallest_resolution",
     "target_criterion",
+    "training_variances",
 ]
