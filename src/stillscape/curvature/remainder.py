@@ -41,9 +41,12 @@ class Known:
 
     @property
     def noise(self) -> float:
-        """What an eigenvalue of the remainder's core may be from rounding alone: E was subtracted."""
+        """What an eigenvalue of the remainder's core may be from rounding alone: E was subtracted.
+
+        The factor is three times the largest seen, which moves with the order that threads sum in.
+        """
         largest = float(self.values.abs().max()) if len(self.values) else 0.0
-        return 30 * self.precision * largest * self.overlap.shape[1]
+        return 100 * self.precision * largest * self.overlap.shape[1]
 
     def explained(self) -> Float[Tensor, "t z"]:
         """Return the images of the random vectors under E."""
