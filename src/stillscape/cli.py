@@ -6,8 +6,6 @@ statement of the audit; 1 only for a bug.
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +14,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stillscape._errors import InputError, StillscapeError
+from stillscape._commands.common import (
+    BAD_INPUT,
+    FAILED,
+    NOT_REACHED,
+    REACHED,
+    only_local,
+    outcomes_as_exit_codes,
+    plan_of,
+    seconds_of,
+    sizes_of,
+    window_of,
+)
+from stillscape._errors import InputError
 from stillscape._files import write_whole
 from stillscape._flags import (
     Adapt,
@@ -53,7 +63,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-REACHED, BAD_INPUT, NOT_REACHED, FAILED = 0, 2, 3, 4
 LONG_RUN_S = 3600.0
 
 
@@ -66,8 +75,8 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Run the main job on built-in data: scikit-learn's digits and the bundled pre-trained ViT."""
-    with _outcomes_as_exit_codes():
-        _only_local(executor)
+    with outcomes_as_exit_codes():
+        only_local(executor)
         if workers != 1:
             warm_up()
         with lasting_imports():
@@ -105,14 +114,14 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Measure how a model gets better with more data, and answer: is there enough?"""
-    with _outcomes_as_exit_codes():
-        _only_local(executor)
-        budget_s = _seconds(budget)
+    with outcomes_as_exit_codes():
+        only_local(executor)
+        budget_s = seconds_of(budget)
         if workers != 1:
             warm_up()
-        full_plan = _plan(
-            plan, out, data=data, labels=labels, groups=groups, window=_window(window), model=model, adapt=adapt,
-            sizes=_sizes(sizes), repeats=repeats, seeds=seeds, epsilon=epsilon, target=target, metric=metric,
+        full_plan = plan_of(
+            plan, out, data=data, labels=labels, groups=groups, window=window_of(window), model=model, adapt=adapt,
+            sizes=sizes_of(sizes), repeats=repeats, seeds=seeds, epsilon=epsilon, target=target, metric=metric,
             skip_broken=skip_broken, curvature=curvature, workers=workers,
         )  # fmt: skip
         _run(full_plan, out or _default_folder(full_plan), budget_s, as_json, quiet)
@@ -139,12 +148,12 @@ def plan_command(
     as_json: AsJson = False,
 ) -> None:
     """Say what a run would cost, from a few steps of this model on this machine; run nothing."""
-    with _outcomes_as_exit_codes():
+    with outcomes_as_exit_codes():
         from stillscape.experiments import Silent, estimate, set_up, wall_seconds
 
-        full_plan = _plan(
-            plan, None, data=data, labels=labels, groups=groups, window=_window(window), model=model, adapt=adapt,
-            sizes=_sizes(sizes), repeats=repeats, seeds=seeds, metric=metric, skip_broken=skip_broken,
+        full_plan = plan_of(
+            plan, None, data=data, labels=labels, groups=groups, window=window_of(window), model=model, adapt=adapt,
+            sizes=sizes_of(sizes), repeats=repeats, seeds=seeds, metric=metric, skip_broken=skip_broken,
             curvature=curvature, workers=workers,
         )  # fmt: skip
         bench, images = set_up(full_plan, Path("."), Silent())
@@ -168,11 +177,11 @@ def doctor(
     quiet: Quiet = False,
 ) -> None:
     """Say what is wrong with a dataset, before money is spent on it."""
-    with _outcomes_as_exit_codes():
+    with outcomes_as_exit_codes():
         from stillscape.data import examine, open_images
 
-        images = open_images(data, labels=labels, groups=groups, window=_window(window))
-        wanted = _sizes(sizes)
+        images = open_images(data, labels=labels, groups=groups, window=window_of(window))
+        wanted = sizes_of(sizes)
         listed = wanted if isinstance(wanted, list) else None  # of a bare count nothing can be said beforehand
         with TerminalProgress(quiet) as progress:
             progress.stage("reading images", len(images.files))
@@ -185,7 +194,7 @@ def doctor(
 @app.command(epilog="Example: stillscape report runs/photos")
 def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Draw report.html and the figures again, from what the run folder holds."""
-    with _outcomes_as_exit_codes():
+    with outcomes_as_exit_codes():
         from stillscape.experiments import read_result
         from stillscape.report import write_report
 
@@ -206,7 +215,7 @@ def audit(
     quiet: Quiet = False,
 ) -> None:
     """Check the paper statement by statement, everything computed now; exit code 4 if a corrected one fails."""
-    with _outcomes_as_exit_codes():
+    with outcomes_as_exit_codes():
         if out is not None and out.exists() and not out.is_dir():
             raise InputError(f"out is {str(out)!r}, which is a file; give a folder.")
         if figures and out is None:
@@ -298,16 +307,6 @@ def _exit_code(result: dict[str, Any]) -> int:
     return REACHED if result["verdict"]["status"] == "reached" else NOT_REACHED
 
 
-def _plan(path: Path | None, out: Path | None, **flags: Any) -> Any:
-    """Return the plan of a file changed by flags; with neither a plan nor data, the one that the run folder holds."""
-    with lasting_imports():
-        from stillscape.experiments import make_plan
-
-    if path is None and flags["data"] is None and out is not None and (out / "plan.toml").is_file():
-        path = out / "plan.toml"
-    return make_plan(path, **flags)
-
-
 def _default_folder(plan: Any) -> Path:
     from stillscape.experiments import content_key
 
@@ -334,55 +333,6 @@ def _minutes(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
-
-
-@contextmanager
-def _outcomes_as_exit_codes() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("interrupted; everything recorded is kept, and the same command goes on from there.", err=True)
-        raise typer.Exit(FAILED) from None
-    except InputError as error:
-        typer.echo(f"stillscape: {error}", err=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except StillscapeError as error:
-        typer.echo(f"stillscape: {error}", err=True)
-        raise typer.Exit(FAILED) from None
-
-
-def _only_local(executor: str) -> None:
-    if executor != "local":
-        raise InputError(f"executor is {executor!r}; this version runs cells with 'local' only.")
-
-
-def _sizes(text: str | None) -> int | list[int] | None:
-    if text is None:
-        return None
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"sizes is {text!r}; give whole numbers such as 50,100,200,400, or how many sizes.") from None
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
-def _window(text: str | None) -> tuple[float, float] | None:
-    from stillscape.data import parse_window
-
-    return None if text is None else parse_window(text)
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    try:
-        seconds = float(text[:-1]) * units[text[-1]]
-    except (KeyError, ValueError, IndexError):
-        raise InputError(f"budget is {text!r}; give a time such as 90s, 30m or 2h.") from None
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"budget is {text!r}; it must be above zero.")
-    return seconds
 
 
 def main() -> None:

@@ -150,12 +150,12 @@ class Bench:
 
     def inputs(self, adapt: str) -> np.ndarray:
         """Return the memory-mapped activations that cells of this adaptation train from."""
-        return np.load(self._input_path(adapt), mmap_mode="r")
+        return np.load(self.input_path(adapt), mmap_mode="r")
 
     def cache_inputs(self, adapts: Iterable[str], images: ImageSet, progress: Progress) -> None:
         """Keep what the frozen parts give for every image, unless that is there; each image is read only once."""
         with thread_count(self.plan.threads):
-            splits = {self._input_path(adapt): self.split(adapt) for adapt in adapts}
+            splits = {self.input_path(adapt): self.split(adapt) for adapt in adapts}
             missing = {path: split for path, split in splits.items() if not path.is_file()}
             if missing:
                 with no_room_is_said(self.cache):
@@ -165,7 +165,8 @@ class Bench:
     def _boundaries(self) -> dict[str, str]:
         return {}
 
-    def _input_path(self, adapt: str) -> Path:
+    def input_path(self, adapt: str) -> Path:
+        """Return where the activations that cells of this adaptation train from are kept."""
         if adapt not in self._boundaries:
             self._boundaries[adapt] = self.split(adapt).boundary
         content = [METHOD, self.data_fingerprint, self.model_fingerprint, self._boundaries[adapt], self.plan.threads]

@@ -98,7 +98,7 @@ def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -
     needed = [cell.adapt for cell in pending] + [probe.adapt for probe in _missing_probes(bench, cells, probes)]
     needed += _missing_hessians(bench, cells, hessians)
     bench.cache_inputs(dict.fromkeys(needed), images, progress)
-    _run_cells(bench, folder, pending, cells, progress)
+    run_cells(bench, folder, pending, cells, progress)
     wanted = [(measure_probe, (probe,)) for probe in _missing_probes(bench, cells, probes)]
     _run_all("probing the neighborhood", wanted, bench, folder, progress)
     adapts = [(measure_hessian_curve, (adapt,)) for adapt in _missing_hessians(bench, cells, hessians)]
@@ -122,7 +122,8 @@ def _missing_probes(bench: Bench, cells: Store, probes: Store) -> list[Probe]:
     return [probe for probe in all_probes(bench, cells) if not probes.has(probe_key(bench, probe))]
 
 
-def _run_cells(bench: Bench, folder: Path, pending: list[Cell], cells: Store, progress: Progress) -> None:
+def run_cells(bench: Bench, folder: Path, pending: list[Cell], cells: Store, progress: Progress) -> None:
+    """Measure cells, long ones first, and store them as they are done."""
     clock = Clock(bench, pending)
     pending = sorted(pending, key=clock.seconds, reverse=True)  # long ones first, so that no worker idles at the end
     progress.stage(f"training {len(pending)} cells", clock.left())

@@ -1,0 +1,1 @@
+"""Commands of the door that stand in files of their own; `stillscape.cli` puts them on the command line."""

@@ -1,0 +1,77 @@
+"""What the commands share: outcomes as exit codes, and flags as the values that they stand for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from stillscape._errors import InputError, StillscapeError
+from stillscape._processes import lasting_imports
+
+REACHED, BAD_INPUT, NOT_REACHED, FAILED = 0, 2, 3, 4
+
+
+@contextmanager
+def outcomes_as_exit_codes() -> Iterator[None]:
+    """Turn what is raised on purpose into one line on stderr and an exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; everything recorded is kept, and the same command goes on from there.", err=True)
+        raise typer.Exit(FAILED) from None
+    except InputError as error:
+        typer.echo(f"stillscape: {error}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except StillscapeError as error:
+        typer.echo(f"stillscape: {error}", err=True)
+        raise typer.Exit(FAILED) from None
+
+
+def only_local(executor: str) -> None:
+    """Refuse every executor but the local one."""
+    if executor != "local":
+        raise InputError(f"executor is {executor!r}; this version runs cells with 'local' only.")
+
+
+def sizes_of(text: str | None) -> int | list[int] | None:
+    """Return the sizes that a flag lists, or how many it asks for."""
+    if text is None:
+        return None
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"sizes is {text!r}; give whole numbers such as 50,100,200,400, or how many sizes.") from None
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def window_of(text: str | None) -> tuple[float, float] | None:
+    """Return the grey values that a flag names."""
+    from stillscape.data import parse_window
+
+    return None if text is None else parse_window(text)
+
+
+def seconds_of(text: str | None) -> float | None:
+    """Return the time that a flag such as 30m stands for."""
+    if text is None:
+        return None
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    try:
+        seconds = float(text[:-1]) * units[text[-1]]
+    except (KeyError, ValueError, IndexError):
+        raise InputError(f"budget is {text!r}; give a time such as 90s, 30m or 2h.") from None
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"budget is {text!r}; it must be above zero.")
+    return seconds
+
+
+def plan_of(path: Path | None, out: Path | None, **flags: Any) -> Any:
+    """Return the plan of a file changed by flags; with neither a plan nor data, the one that the run folder holds."""
+    with lasting_imports():
+        from stillscape.experiments import make_plan
+
+    if path is None and flags["data"] is None and out is not None and (out / "plan.toml").is_file():
+        path = out / "plan.toml"
+    return make_plan(path, **flags)
