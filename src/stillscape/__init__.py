@@ -9,6 +9,7 @@ Data flows through the rooms in this order; each can be used alone:
     curvature    Hessian products of any module, extreme eigenvalues
     convergence  per-sample losses become curves in k, with bands
     bounds       theorems, as printed and as they hold
+    evidence     what the trained surface itself says of more data
     sufficiency  criteria, k* with interval and status, the verdict in words
     experiments  plan -> cells -> records -> result
     report       figures and the page
@@ -23,6 +24,7 @@ __all__ = [
     "convergence",
     "curvature",
     "data",
+    "evidence",
     "experiments",
     "hessian",
     "models",
