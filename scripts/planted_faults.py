@@ -48,6 +48,8 @@ CONSTANTS = "tests/bounds/test_bounds_constants.py"
 SAMPLING = "tests/bounds/test_bounds_finite_sample.py"
 PRODUCTS = "tests/curvature/test_per_sample.py"
 CURVE = "tests/curvature/test_difference.py"
+ANYTIME = "tests/sufficiency/test_anytime.py"
+CAPITAL = f"{ANYTIME}::test_capital_is_one_on_average_just_at_the_tolerance"
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,30 @@ FAULTS = (
     Fault("barrier above the start, not above the chord", "curvature/barrier.py",
           "above = losses - (1 - t)[:, None] * losses[0] - t[:, None] * losses[-1]", "above = losses - losses[0]",
           ("tests/curvature/test_barrier.py::test_no_barrier_along_a_convex_line",)),
+    # ---- stopping while collecting
+    Fault("capital without weights of the starts", "sufficiency/anytime.py",
+          "weights = -np.log(starts * (starts + 1.0)) - math.log(total.shape[1])",
+          "weights = np.zeros(starts.size) - math.log(total.shape[1])", (f"{CAPITAL}[shape4]",)),
+    Fault("capital without weights of the bets", "sufficiency/anytime.py",
+          "starts + 1.0)) - math.log(total.shape[1])", "starts + 1.0))", (f"{CAPITAL}[shape0]",)),
+    Fault("bets that have yet to begin are counted in full", "sufficiency/anytime.py",
+          "-math.log(len(total))))", "0.0))", (f"{CAPITAL}[shape2]",)),
+    Fault("best bet for the mixture", "sufficiency/anytime.py",
+          "np.logaddexp(logsumexp(parts), -math.log(len(total)))", "(total[-1] - total[:-1]).max()",
+          (f"{CAPITAL}[shape0]",)),
+    Fault("bets on a gain", "sufficiency/anytime.py",
+          "np.multiply.outer(epsilon - values, BETS)", "np.multiply.outer(values - epsilon, BETS)",
+          (f"{ANYTIME}::test_the_bound_and_the_decision_agree_and_the_forecast_is_of_the_right_size",)),
+    Fault("the evidence is looked at as if once", "sufficiency/anytime.py",
+          "needed = -math.log(1 - level)", "needed = -math.log(1 - level) / 4",
+          (f"{ANYTIME}::test_fifty_looks_stop_wrongly_no_more_often_than_alpha",)),
+    Fault("scatter of the models not allowed for", "sufficiency/anytime.py",
+          "return made - 0.5 *", "return made - 0.0 *",
+          (f"{ANYTIME}::test_models_that_scatter_are_allowed_for[True]",)),
+    Fault("scatter of training that holds the images'", "sufficiency/anytime.py",
+          "components.append(table.mean(axis=1).var(ddof=1) - error / units)",
+          "components.append(table.mean(axis=1).var(ddof=1))",
+          (f"{ANYTIME}::test_variance_of_training_is_told_from_that_of_the_images",)),
 )  # fmt: skip
 
 

@@ -38,3 +38,7 @@ Curvature = Annotated[
 Executor = Annotated[str, typer.Option("--executor", help="Where cells run: local.")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Cells at a time; default: what the cores can serve.")]
 Budget = Annotated[str | None, typer.Option("--budget", help="Time the run may take: 90s, 30m, 2h. Cuts the plan.")]
+Alpha = Annotated[
+    float | None, typer.Option("--alpha", help="Chance of ever stopping while doublings still help; default 0.1.")
+]
+WatchFolder = Annotated[Path | None, typer.Option("--out", help="Folder of the evidence; the next look goes on in it.")]

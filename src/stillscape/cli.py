@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stillscape._commands import watch
 from stillscape._commands.common import (
     BAD_INPUT,
     FAILED,
@@ -333,6 +334,9 @@ def _minutes(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
+
+
+app.command(epilog=watch.EXAMPLE)(watch.watch)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from stillscape._errors import InputError
 from stillscape.sufficiency import anytime_gain, training_variances
@@ -82,6 +83,56 @@ def test_a_fixed_level_looked_at_fifty_times_exceeds_alpha():
     stops = [first_naive_stop(differences(rng, path), 0.03) for _ in range(400)]
     assert np.mean(np.isfinite(stops)) > 2 * ALPHA
     assert np.mean(np.array(stops) == LOOKS // 2) < ALPHA  # while at any one look it is what it says
+
+
+def collected(rng, dimension=40, distance=2.0, repeats=3):
+    """Collect two Gaussian classes in batches and train a nearest-mean classifier at each look, as a watch does.
+
+    Returns each look's differences, and the true gain of doubling the data that were there, over many halves.
+    """
+    start = np.zeros(dimension)
+    start[0] = distance / 2
+    sign = np.array([1.0, -1.0])
+
+    def draw(n):
+        y = sign[np.arange(n) % 2]
+        return np.outer(y, start) + rng.normal(size=(n, dimension)), y
+
+    def direction(x, y):
+        return (x * y[:, None]).mean(axis=0)
+
+    def accuracy(w):
+        return ndtr(w @ start / np.linalg.norm(w))
+
+    def halves(x, y, count):
+        orders = [rng.permutation(len(x))[: len(x) // 2] for _ in range(count)]
+        return np.array([direction(x[rows], y[rows]) for rows in orders])
+
+    x, y = draw(BATCH)
+    found, gains = [], []
+    for _ in range(LOOKS):
+        new, labels = draw(BATCH)
+        half, full = halves(x, y, 40), direction(x, y)
+        hits = (new @ full * labels > 0)[None] - 1.0 * (new @ half[:repeats].T * labels[:, None] > 0).T
+        found.append(hits)
+        gains.append(accuracy(full) - np.mean([accuracy(w) for w in half]))
+        x, y = np.concatenate([x, new]), np.concatenate([y, labels])
+    return found, np.array(gains)
+
+
+@pytest.mark.slow
+def test_models_trained_on_data_as_they_arrive_stop_wrongly_no_more_often_than_alpha():
+    """The gain falls under the tolerance at last; to stop before, while it is above in truth, is to stop wrongly."""
+    rng, epsilon, simulations = np.random.default_rng(8), 0.03, 150
+    wrong = stopped = 0
+    for _ in range(simulations):
+        tables, gains = collected(rng)
+        means = [table.mean(axis=0) for table in tables]
+        at = first_stop(means, epsilon, training_variance=training_variances(tables))
+        stopped += np.isfinite(at)
+        wrong += np.isfinite(at) and gains[int(at)] > epsilon
+    assert wrong / simulations <= ALPHA
+    assert stopped / simulations > 0.5
 
 
 OUTCOMES, PROBABILITIES = (-1.0, 0.0, 1.0), (0.2, 0.5, 0.3)  # a gain of 0.1
@@ -171,6 +222,8 @@ def test_variance_of_training_is_told_from_that_of_the_images():
     assert found[0] == pytest.approx(own.var(ddof=1) / 30, rel=0.02)
     assert found[1] > found[0]
     assert training_variances([np.tile(images, (3, 1))]).tolist() == [0.0]
+    few = [rng.normal(0, 0.3, 20) + rng.normal(0, 0.05, (4, 1)) + rng.normal(0, 0.4, (4, 20)) for _ in range(600)]
+    assert training_variances(few)[-1] == pytest.approx(0.05**2 / 4, rel=0.4)
 
 
 @pytest.mark.parametrize(

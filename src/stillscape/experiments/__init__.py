@@ -7,6 +7,7 @@ from stillscape.experiments.plan import Plan, demo_plan, make_plan
 from stillscape.experiments.progress import Progress, Silent
 from stillscape.experiments.run import read_result, run
 from stillscape.experiments.store import Store, content_key
+from stillscape.experiments.watch import watch
 
 __all__ = [
     "Bench",
@@ -26,4 +27,5 @@ __all__ = [
     "run",
     "set_up",
     "wall_seconds",
+    "watch",
 ]

@@ -1,7 +1,8 @@
 """Activations at the frozen boundaries, computed once and kept on disk as memory-mapped arrays."""
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from stillscape._errors import RunError
-from stillscape.data import ImageSet
+from stillscape._files import write_whole
+from stillscape.data import ImageSet, keep
 from stillscape.experiments.progress import Progress, counted
 from stillscape.models import Pretrained, Split, pixel_values
 
@@ -44,6 +46,49 @@ def write_activations(
     for path, array in arrays.items():
         array.flush()
         _draft(path).replace(path)
+
+
+def grow_activations(
+    path: Path, split: Split, images: ImageSet, digests: Sequence[str], pretrained: Pretrained, progress: Progress
+) -> None:
+    """Write the array of one split for data that have grown, computing only what the folder does not hold yet.
+
+    Beside the arrays ``rows.json`` names the images, by digest, that stand in the last one; that array is replaced.
+
+    Args:
+        path: of the array to write; its folder serves one split of one model only.
+        split: where to cut.
+        images: all images.
+        digests: of their pixels, from `scan`.
+        pretrained: the model.
+        progress: where to report to.
+
+    Cost: each new image is read and passes the frozen part once; the others are copied.
+    """
+    index = path.parent / "rows.json"
+    if path.is_file():
+        return
+    held = json.loads(index.read_text()) if index.is_file() else {"file": "none", "digests": []}
+    old = path.parent / str(held["file"])
+    rows = {digest: row for row, digest in enumerate(held["digests"])} if old.is_file() else {}
+    missing = [row for row, digest in enumerate(digests) if digest not in rows]
+    if len(missing) == len(digests):
+        write_activations({path: split}, images, pretrained, progress)
+    else:
+        part = path.with_name(f"new-{path.name}")
+        if missing:
+            write_activations({part: split}, keep(images, missing), pretrained, progress)
+        before, new = np.load(old, mmap_mode="r"), np.load(part, mmap_mode="r") if missing else None
+        array = _new_array(path, (len(digests), *before.shape[1:]))
+        places = dict(zip(missing, range(len(missing)), strict=True))
+        for row, digest in enumerate(digests):
+            array[row] = before[rows[digest]] if new is None or row not in places else new[places[row]]
+        array.flush()
+        _draft(path).replace(path)
+        part.unlink(missing_ok=True)
+    write_whole(index, json.dumps({"file": path.name, "digests": list(digests)}).encode())
+    if rows and old != path:
+        old.unlink()
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """How much data is enough: criteria over measured curves, and the verdict in plain words."""
 
 from stillscape.sufficiency.anytime import AnytimeGain, anytime_gain, training_variances
+from stillscape.sufficiency.collecting import collecting_verdict, null_hypothesis
 from stillscape.sufficiency.criteria import gain_criterion, smallest_resolution, target_criterion
 from stillscape.sufficiency.criterion import Criterion
 from stillscape.sufficiency.doublings import doubling_matrix, gains
@@ -17,6 +18,7 @@ __all__ = [
     "anytime_gain",
     "assemble",
     "bound_criterion",
+    "collecting_verdict",
     "deciding_name",
     "doubling_matrix",
     "fixed_surface_criterion",
@@ -25,6 +27,7 @@ __all__ = [
     "higher_is_better",
     "in_words",
     "neighborhood_criterion",
+    "null_hypothesis",
     "overall_verdict",
     "smallest_resolution",
     "target_criterion",

@@ -1,0 +1,79 @@
+"""`stillscape watch`: data arrive in batches; go on, or stop."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stillscape import _flags as flags
+from stillscape._commands.common import NOT_REACHED, REACHED, only_local, outcomes_as_exit_codes, window_of
+from stillscape._errors import InputError
+from stillscape._processes import lasting_imports, warm_up
+from stillscape._terminal import TerminalProgress
+
+EXAMPLE = "Example: stillscape watch photos/ --model google/vit-base-patch16-224 --epsilon 0.01 --out runs/watch"
+
+
+def watch(
+    data: flags.Data,
+    labels: flags.Labels = None,
+    groups: flags.Groups = None,
+    window: flags.Window = None,
+    model: flags.Model = None,
+    adapt: flags.Adapt = None,
+    repeats: flags.Repeats = None,
+    seeds: flags.Seeds = None,
+    epsilon: flags.Epsilon = None,
+    alpha: flags.Alpha = None,
+    skip_broken: flags.SkipBroken = None,
+    workers: flags.Workers = None,
+    executor: flags.Executor = "local",
+    out: flags.WatchFolder = None,
+    as_json: flags.AsJson = False,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Look at data that are being collected: go on (exit code 3), or stop (exit code 0); look as often as you like."""
+    with outcomes_as_exit_codes():
+        only_local(executor)
+        if alpha is not None and not 0 < alpha < 0.5:
+            raise InputError(f"alpha is {alpha!r}; it must lie strictly between 0 and 0.5.")
+        if workers != 1:
+            warm_up()
+        with lasting_imports():
+            from stillscape.experiments import make_plan
+            from stillscape.experiments import watch as take_a_look
+
+        folder = out or Path("runs") / f"watch-{Path(data).name}"
+        before = folder / "plan.toml"
+        known = before if before.is_file() else None
+        plan = make_plan(
+            known, data=data, labels=labels, groups=groups, window=window_of(window), model=model,
+            adapt=adapt or (None if known else ["head"]), repeats=repeats, seeds=seeds, epsilon=epsilon,
+            level=None if alpha is None else 1 - alpha, skip_broken=skip_broken, workers=workers,
+        )  # fmt: skip
+        with TerminalProgress(quiet) as progress:
+            answer = take_a_look(plan, folder, progress=progress)
+        if as_json:
+            print(json.dumps(answer, indent=1))
+        else:
+            _show(answer)
+        raise typer.Exit(REACHED if answer["verdict"]["status"] == "stop" else NOT_REACHED)
+
+
+def _show(answer: dict[str, Any]) -> None:
+    from stillscape.sufficiency.wording import amount
+
+    if answer["looks"]:
+        table = Table("look", "images", "scored", "trained on", "gain", "at most, however often one looks")
+        for look in answer["looks"]:
+            low, high = look["sizes"]
+            gain, upper = amount("accuracy", look["gain"], signed=True), amount("accuracy", look["upper"])
+            counts = (str(look[name]) for name in ("look", "num_images", "num_scored"))
+            table.add_row(*counts, f"{low} and {high}", gain, upper)
+        Console().print(table)
+    for note in answer["notes"]:
+        print(note)
+    print(answer["verdict"]["sentence"])
