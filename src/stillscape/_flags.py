@@ -42,3 +42,10 @@ Alpha = Annotated[
     float | None, typer.Option("--alpha", help="Chance of ever stopping while doublings still help; default 0.1.")
 ]
 WatchFolder = Annotated[Path | None, typer.Option("--out", help="Folder of the evidence; the next look goes on in it.")]
+CostPerImage = Annotated[
+    float | None, typer.Option("--cost-per-image", help="Of one more; with --value-per-point: enough is when it costs "
+                               "more than it brings.")
+]  # fmt: skip
+ValuePerPoint = Annotated[
+    float | None, typer.Option("--value-per-point", help="What a point (0.01) of the metric is worth, as the cost.")
+]

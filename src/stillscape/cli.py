@@ -33,6 +33,7 @@ from stillscape._flags import (
     Adapt,
     AsJson,
     Budget,
+    CostPerImage,
     Curvature,
     Data,
     DataFlag,
@@ -50,6 +51,7 @@ from stillscape._flags import (
     Sizes,
     SkipBroken,
     Target,
+    ValuePerPoint,
     Window,
     Workers,
 )
@@ -104,6 +106,8 @@ def run(
     seeds: Seeds = None,
     epsilon: Epsilon = None,
     target: Target = None,
+    cost_per_image: CostPerImage = None,
+    value_per_point: ValuePerPoint = None,
     metric: Metric = None,
     skip_broken: SkipBroken = None,
     curvature: Curvature = None,
@@ -123,7 +127,8 @@ def run(
         full_plan = plan_of(
             plan, out, data=data, labels=labels, groups=groups, window=window_of(window), model=model, adapt=adapt,
             sizes=sizes_of(sizes), repeats=repeats, seeds=seeds, epsilon=epsilon, target=target, metric=metric,
-            skip_broken=skip_broken, curvature=curvature, workers=workers,
+            cost_per_image=cost_per_image, value_per_point=value_per_point, skip_broken=skip_broken,
+            curvature=curvature, workers=workers,
         )  # fmt: skip
         _run(full_plan, out or _default_folder(full_plan), budget_s, as_json, quiet)
 

@@ -69,5 +69,35 @@ def test_the_question_may_change_within_a_folder_and_the_method_may_not():
         assert plan.model_copy(update=change).without_revisable() != plan.without_revisable()
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epsilon": 0.02, "target": 0.9}, "epsilon and target are given together"),
+        ({"epsilon": 0.01, "target": 0.9}, "epsilon and target are given together"),
+        ({"target": 0.9, "cost_per_image": 1.0, "value_per_point": 9.0}, "target and cost with value are given"),
+        ({"cost_per_image": 1.0}, "cost_per_image is given without value_per_point"),
+        ({"value_per_point": 1.0}, "value_per_point is given without cost_per_image"),
+        ({"cost_per_image": 0.0, "value_per_point": 1.0}, "cost_per_image"),
+    ],
+)
+def test_a_plan_asks_one_question(changes, said):
+    with pytest.raises(InputError, match=said) as caught:
+        make_plan(data="digits", **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_new_question_takes_the_place_of_the_old_one(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text(make_plan(data="digits", epsilon=0.03).to_toml())
+    priced = make_plan(path, cost_per_image=2.0, value_per_point=100.0)
+    assert (priced.cost_per_image, priced.epsilon) == (2.0, 0.01)
+    path.write_text(priced.to_toml())
+    assert make_plan(path) == priced
+    assert make_plan(path, target=0.9).cost_per_image is None
+    path.write_text('data = "digits"\nepsilon = 0.05\ntarget = 0.9\n')
+    with pytest.raises(InputError, match="epsilon and target ask different questions"):
+        make_plan(path)
+
+
 def test_the_demo_has_the_three_adaptations():
     assert demo_plan().adapt == ("head", "last-layers:1", "lora:4")

@@ -24,12 +24,19 @@ REVISABLE = frozenset(
         "epsilon",
         "epsilon_loss",
         "target",
+        "cost_per_image",
+        "value_per_point",
         "level",
         "workers",
         "curvature",
         "skip_broken",
     }
 )
+
+
+_PRICE = ("cost_per_image", "value_per_point")
+#: What "enough" can mean, and the fields that ask for it; a plan asks one question.
+QUESTIONS = {"epsilon": ("epsilon",), "target": ("target",), "cost with value": _PRICE}
 
 
 class Plan(BaseModel):
@@ -53,6 +60,9 @@ class Plan(BaseModel):
         epsilon: tolerance on the gain of the next doubling, in units of the metric.
         epsilon_loss: tolerance on losses, in nats; `epsilon` unless given.
         target: ask for this level of the metric instead.
+        cost_per_image: of collecting and labeling one more; with `value_per_point`, enough is when the next doubling
+            is not worth its price.
+        value_per_point: what one point (0.01) of the metric is worth, in the unit of the cost.
         level: of every interval.
         recipes: changes to the default recipe, by kind of adaptation.
         skip_broken: leave images out that can't be read, and say how many.
@@ -83,6 +93,8 @@ class Plan(BaseModel):
     epsilon: Annotated[float, Field(gt=0)] = 0.01
     epsilon_loss: Annotated[float, Field(gt=0)] | None = None
     target: float | None = None
+    cost_per_image: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    value_per_point: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
     recipes: dict[Literal["head", "last-layers", "lora", "full"], dict[str, Any]] = {}
     skip_broken: bool = False
@@ -116,6 +128,22 @@ class Plan(BaseModel):
         if len(value) < 2 or any(b <= a for a, b in pairwise(value)):
             raise ValueError("must be at least two numbers, each above the one before: 50,100,200,400")
         return value
+
+    @model_validator(mode="after")
+    def _one_question(self) -> "Plan":
+        if (self.cost_per_image is None) != (self.value_per_point is None):
+            given, missing = sorted(_PRICE, key=lambda name: getattr(self, name) is None)
+            raise ValueError(f"{given} is given without {missing}; a price needs both")
+        asked = [name for name, fields in QUESTIONS.items() if any(self._asks(field) for field in fields)]
+        if len(asked) > 1:
+            raise ValueError(
+                f"{' and '.join(asked)} ask different questions; keep one of epsilon, target, and cost with value"
+            )
+        return self
+
+    def _asks(self, field: str) -> bool:
+        # Every plan has an epsilon, and plans of earlier versions wrote it down beside a target.
+        return getattr(self, field) != type(self).model_fields[field].default
 
     @model_validator(mode="after")
     def _recipes_fit(self) -> "Plan":
@@ -163,7 +191,17 @@ def make_plan(path: Path | None = None, **changes: Any) -> Plan:
             ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"plan {str(path)!r} is not valid TOML: {error}.") from None
-    fields.update({name: value for name, value in changes.items() if value is not None})
+    given = {name: value for name, value in changes.items() if value is not None}
+    asked = [name for name, names in QUESTIONS.items() if set(names) & set(given)]
+    if len(asked) > 1:
+        raise InputError(
+            f"{' and '.join(asked)} are given together, but ask different questions; keep one of epsilon, target, and "
+            "cost with value."
+        )
+    if asked:  # a new question takes the place of the file's
+        others = {field for name, names in QUESTIONS.items() if name not in asked for field in names}
+        fields = {name: value for name, value in fields.items() if name not in others}
+    fields.update(given)
     if "data" not in fields:
         raise InputError("data is missing; name a folder of images, a dataset, or a built-in name such as 'digits'.")
     try:
@@ -178,6 +216,8 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{name} is not a field of a plan; the fields are {', '.join(Plan.model_fields)}."
     message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"] and problem["type"] == "value_error":
+        return f"{message.rstrip('.')}."
     value = problem["input"] if len(repr(problem["input"])) < 80 else "..."
     return f"{name} is {value!r}: {message[:1].lower()}{message[1:].rstrip('.')}."
 
