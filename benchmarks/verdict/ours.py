@@ -6,13 +6,13 @@ import numpy as np
 from cases import Case
 from scoring import Answer
 
-from stillscape.sufficiency.forecast import believe, forecast_from, log_loss_goal, sizes_from
+from stillscape.sufficiency.data_curve import believe, forecast_from, log_loss_goal, sizes_from
 
 OPEN_ENDED = ("unreachable", "cannot_tell")
 
 
 class Ours:
-    """What `forecast` and `required_size` say, with the numbers that ship or others; the posterior is made once a case."""
+    """What `forecast` and `required_size` say, with the numbers that ship or others; one posterior for each case."""
 
     def __init__(self, prior: Mapping[str, float] | None = None) -> None:
         self.prior = prior

@@ -1,35 +1,50 @@
 """How much data is enough: criteria over measured curves, and the verdict in plain words."""
 
 from stillscape.sufficiency.anytime import AnytimeGain, anytime_gain, training_variances
+from stillscape.sufficiency.classes import class_statuses, classes_sentence
 from stillscape.sufficiency.collecting import collecting_verdict, null_hypothesis
 from stillscape.sufficiency.criteria import gain_criterion, smallest_resolution, target_criterion
 from stillscape.sufficiency.criterion import Criterion
+from stillscape.sufficiency.data_curve import Forecast, RequiredSize, forecast, required_size
 from stillscape.sufficiency.doublings import doubling_matrix, gains
+from stillscape.sufficiency.outlook import interval_outlook, outlook_sentence
 from stillscape.sufficiency.panel import Panel, assemble
 from stillscape.sufficiency.surface import bound_criterion, fixed_surface_criterion, neighborhood_criterion
 from stillscape.sufficiency.verdict import adaptation_verdict, deciding_name, in_words, overall_verdict
 from stillscape.sufficiency.wording import higher_is_better
+from stillscape.sufficiency.worth import break_even_gain, worth_criterion, worth_table
 
 __all__ = [
     "AnytimeGain",
     "Criterion",
+    "Forecast",
     "Panel",
+    "RequiredSize",
     "adaptation_verdict",
     "anytime_gain",
     "assemble",
     "bound_criterion",
+    "break_even_gain",
+    "class_statuses",
+    "classes_sentence",
     "collecting_verdict",
     "deciding_name",
     "doubling_matrix",
     "fixed_surface_criterion",
+    "forecast",
     "gain_criterion",
     "gains",
     "higher_is_better",
     "in_words",
+    "interval_outlook",
     "neighborhood_criterion",
     "null_hypothesis",
+    "outlook_sentence",
     "overall_verdict",
+    "required_size",
     "smallest_resolution",
     "target_criterion",
     "training_variances",
+    "worth_criterion",
+    "worth_table",
 ]

@@ -33,9 +33,9 @@ class CurvePosterior:
 
         log y(k) = log A + form(k) + strength * sigma * W(log k) + sigma * noise,   W a Wiener process
 
-    log A has a flat prior, sigma^2 an inverse gamma, forms and strengths a discrete one: every integral is closed, and a
+    log A has a flat prior, sigma^2 an inverse gamma, forms and strengths a discrete one: every integral is closed. A
     candidate's weight is its marginal likelihood, which is the product of its one-step-ahead forecasts of the measured
-    sizes (each given those before it). Attributes are those of the candidates that were kept.
+    sizes, each given those before it. Attributes are those of the candidates that were kept.
 
     Attributes:
         last: largest measured size.

@@ -29,7 +29,8 @@ class Forms:
     g falls like k^-b0 before the bend at log size s and like k^-b1 after it; a says how sharply it bends. With b0 = 0
     and a = 1 this is the shifted power law, with b0 = 0 and a = b1 the rectified law of fine-tuning curves
     (arXiv 2402.02314, its pre-power phase), with the bend outside the data the power law with a constant; b0 > b1 is a
-    steep start that gives way to a slower law. c is set by `floor`, the share of the loss at k_last that no data remove.
+    steep start that gives way to a slower law. c is set by `floor`, the share of the loss at k_last that
+    no data remove.
 
     Attributes:
         before: b0, (J,).

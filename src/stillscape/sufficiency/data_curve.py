@@ -118,7 +118,7 @@ def forecast(
 
     >>> sizes = 10 * 2 ** np.arange(8)
     >>> f = forecast(sizes, 0.1 + 2.0 / sizes**0.5, at=[2560])
-    >>> abs(f.mean[0] - (0.1 + 2.0 / 2560**0.5)) < 0.004, bool(f.low[0] < f.mean[0] < f.high[0])
+    >>> float(abs(f.mean[0] - (0.1 + 2.0 / 2560**0.5))) < 0.004, bool(f.low[0] < f.mean[0] < f.high[0])
     (True, True)
     """
     _checks.fraction("level", level)
@@ -183,8 +183,9 @@ def sizes_from(believed: CurvePosterior, goals: Mapping[float, float], level: fl
     paths, tail, found = believed.paths(grid), (1 - level) / 2, []
     for target, goal in goals.items():
         met = _first_met(np.log(grid), paths, goal)
-        ends = [_size(quantile) for quantile in _quantiles(met, [tail, 0.5, 1 - tail])]
-        found.append(_answer(target, level, kind, first, believed.last, *ends, float(np.mean(np.isinf(met)))))
+        low, value, high = (_size(quantile) for quantile in _quantiles(met, [tail, 0.5, 1 - tail]))
+        never = float(np.mean(np.isinf(met)))
+        found.append(_answer(target, level, kind, (low, value, high), (first, believed.last), never))
     return found
 
 
@@ -281,13 +282,11 @@ def _answer(
     target: float,
     level: float,
     kind: str,
-    first: float,
-    last: float,
-    low: float | None,
-    value: float | None,
-    high: float | None,
+    ends: tuple[float | None, float | None, float | None],
+    measured: tuple[float, float],
     never: float,
 ) -> RequiredSize:
+    (low, value, high), (first, last) = ends, measured
     wanted = f"{'a loss' if kind == 'loss' else 'a score'} of {target:g}"
     if low is None:
         reason = f"{wanted} is out of reach of more data: even {FARTHEST:g} times as much would leave the curve short"
