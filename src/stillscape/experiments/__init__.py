@@ -3,6 +3,7 @@
 from stillscape.experiments.analyze import analyze
 from stillscape.experiments.bench import Bench, Cell, set_up
 from stillscape.experiments.cost import Cost, estimate, fit_budget, wall_seconds
+from stillscape.experiments.evidence_table import measure_evidence
 from stillscape.experiments.plan import Plan, demo_plan, make_plan
 from stillscape.experiments.progress import Progress, Silent
 from stillscape.experiments.run import read_result, run
@@ -23,6 +24,7 @@ __all__ = [
     "estimate",
     "fit_budget",
     "make_plan",
+    "measure_evidence",
     "read_result",
     "run",
     "set_up",

@@ -29,6 +29,7 @@ REVISABLE = frozenset(
         "level",
         "workers",
         "curvature",
+        "evidence",
         "skip_broken",
     }
 )
@@ -72,6 +73,8 @@ class Plan(BaseModel):
         probe_images: held-out images used there.
         curvature_images: of them, how many have their curvature taken.
         curvature: held-out images over which the curve of Hessians is measured; 0 for no such curve.
+        evidence: whether the trained surfaces are asked what they say of more data where that is dear: Takeuchi's
+            forecast for more than a head, halves of the images against each other, the moving optimum.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,6 +107,7 @@ class Plan(BaseModel):
     probe_images: Annotated[int, Field(ge=2)] = 512
     curvature_images: Annotated[int, Field(ge=1)] = 8
     curvature: Annotated[int, Field(ge=0)] = 0
+    evidence: bool = False
 
     @field_validator("adapt", mode="before")
     @classmethod

@@ -103,12 +103,12 @@ def between(smaller: State, star: State) -> tuple[float, State]:
     return _norm(path), path
 
 
-def trained_weights(cells: Store, key: str) -> State | None:
-    """Return a cell's trained parameters in the fold that is probed, or None where they were not kept."""
+def trained_weights(cells: Store, key: str, fold: int = FOLD) -> State | None:
+    """Return a cell's trained parameters in a fold (the one that is probed), or None where they were not kept."""
     kept = cells.weights(key)
     if kept is None:
         return None
-    prefix = f"fold{FOLD}/"
+    prefix = f"fold{fold}/"
     return {n.removeprefix(prefix): torch.from_numpy(w) for n, w in kept.items() if n.startswith(prefix)} or None
 
 

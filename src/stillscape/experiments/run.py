@@ -13,6 +13,7 @@ from stillscape.data import ImageSet
 from stillscape.experiments.analyze import analyze
 from stillscape.experiments.bench import Bench, Cell, set_up
 from stillscape.experiments.cost import fit_budget
+from stillscape.experiments.evidence import KIND, Part, missing_parts, parts_of
 from stillscape.experiments.hessian_curve import curve_key
 from stillscape.experiments.local import Task, num_workers, run_tasks
 from stillscape.experiments.plan import REVISABLE, Plan, make_plan
@@ -20,7 +21,7 @@ from stillscape.experiments.probe import Probe, all_probes, probe_key
 from stillscape.experiments.progress import Progress, Silent, counted
 from stillscape.experiments.provenance import circumstances
 from stillscape.experiments.store import SCHEMA, Store, write_json
-from stillscape.experiments.tasks import measure_cell, measure_hessian_curve, measure_probe
+from stillscape.experiments.tasks import measure_cell, measure_hessian_curve, measure_part, measure_probe
 from stillscape.models import parse_adaptation
 
 GUESSED_SECONDS = {"head": 0.02, "last-layers": 0.3, "lora": 1.0, "full": 1.5}  # of a step, until one is measured
@@ -90,13 +91,14 @@ def _agree_with(folder: Path, plan: Plan, budget_s: float | None) -> tuple[Plan,
 
 def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -> None:
     cells, probes, hessians = Store(folder), Store(folder, "probes"), Store(folder, "hessians")
-    for store in (cells, probes, hessians):
+    for store in (cells, probes, hessians, Store(folder, KIND)):
         store.sweep()
     pending = [cell for cell in bench.cells() if not cells.has(bench.key(cell))]
     if len(pending) < len(bench.cells()):
         progress.say(f"{len(bench.cells()) - len(pending)} of {len(bench.cells())} cells are there already")
     needed = [cell.adapt for cell in pending] + [probe.adapt for probe in _missing_probes(bench, cells, probes)]
     needed += _missing_hessians(bench, cells, hessians)
+    needed += [part.cell.adapt for part in missing_parts(bench, folder, _parts(bench, cells))]
     bench.cache_inputs(dict.fromkeys(needed), images, progress)
     run_cells(bench, folder, pending, cells, progress)
     wanted = [(measure_probe, (probe,)) for probe in _missing_probes(bench, cells, probes)]
@@ -104,6 +106,9 @@ def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -
     adapts = [(measure_hessian_curve, (adapt,)) for adapt in _missing_hessians(bench, cells, hessians)]
     if adapts:
         _run_all("measuring Hessians", adapts, bench, folder, progress)
+    parts = [(measure_part, (part,)) for part in missing_parts(bench, folder, _parts(bench, cells))]
+    if parts:
+        _run_all("asking the surfaces", parts, bench, folder, progress)
 
 
 def _run_all(
@@ -111,6 +116,10 @@ def _run_all(
 ) -> None:
     for _ in counted(run_tasks(bench, folder, tasks), len(tasks), title, progress):
         pass
+
+
+def _parts(bench: Bench, cells: Store) -> list[Part]:
+    return parts_of(bench, cells, deep=bench.plan.evidence)
 
 
 def _missing_hessians(bench: Bench, cells: Store, hessians: Store) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from stillscape.experiments.bench import Bench, Cell
 from stillscape.experiments.cell import run_cell
+from stillscape.experiments.evidence import Part, run_part
 from stillscape.experiments.hessian_curve import run_hessian_curve
 from stillscape.experiments.probe import Probe, run_probe
 from stillscape.experiments.store import Store
@@ -22,3 +23,8 @@ def measure_probe(bench: Bench, folder: Path, probe: Probe) -> None:
 def measure_hessian_curve(bench: Bench, folder: Path, adapt: str) -> None:
     """Measure the Hessians at one adaptation's w* and store their curve."""
     run_hessian_curve(bench, folder, adapt)
+
+
+def measure_part(bench: Bench, folder: Path, part: Part) -> None:
+    """Measure what one trained surface says of more data, and store it."""
+    run_part(bench, folder, part)

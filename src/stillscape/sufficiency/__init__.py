@@ -7,6 +7,7 @@ from stillscape.sufficiency.criteria import gain_criterion, smallest_resolution,
 from stillscape.sufficiency.criterion import Criterion
 from stillscape.sufficiency.data_curve import Forecast, RequiredSize, forecast, required_size
 from stillscape.sufficiency.doublings import doubling_matrix, gains
+from stillscape.sufficiency.estimates import estimate_criterion
 from stillscape.sufficiency.outlook import interval_outlook, outlook_sentence
 from stillscape.sufficiency.panel import Panel, assemble
 from stillscape.sufficiency.surface import bound_criterion, fixed_surface_criterion, neighborhood_criterion
@@ -30,6 +31,7 @@ __all__ = [
     "collecting_verdict",
     "deciding_name",
     "doubling_matrix",
+    "estimate_criterion",
     "fixed_surface_criterion",
     "forecast",
     "gain_criterion",

@@ -21,6 +21,7 @@ class Criterion:
         reason: why, with the numbers, without a full stop.
         advice: what to do about it; empty where nothing is called for.
         is_bound: whether it inverts an upper bound, which may be far above the truth, and thus never votes.
+        is_estimate: whether it reads what a theory of the surface forecasts and not a measured gain; it never votes.
     """
 
     name: str
@@ -34,11 +35,12 @@ class Criterion:
     reason: str
     advice: str = ""
     is_bound: bool = False
+    is_estimate: bool = False
 
     @property
     def votes(self) -> bool:
-        """Whether it has a say in the verdict: nulls, bounds and those that can't tell have none."""
-        return not (self.is_null or self.is_bound) and self.status in ("reached", "not_reached")
+        """Whether it has a say in the verdict: nulls, bounds, forecasts and those that can't tell have none."""
+        return not (self.is_null or self.is_bound or self.is_estimate) and self.status in ("reached", "not_reached")
 
     def to_dict(self) -> dict:
         """Return plain values for JSON.
