@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from stillscape._errors import InputError
 from stillscape.evidence import SoftmaxHead, leave_one_out_losses
@@ -112,12 +113,16 @@ def test_a_plan_that_asks_has_the_curves_and_no_other_verdict(rows, plan, finish
     assert json.dumps(again["results"]) == json.dumps(deep["results"])
 
 
-def test_certificates_hold_the_accuracy(finished):
-    # The folder of photos has two images a patient in its names only; each image stands alone here.
-    curves = finished[0]["results"][0]["curves"]
-    found = curves["accuracy_certificate"]
-    assert all(low <= mean <= high for low, mean, high in zip(found["low"], found["mean"], found["high"], strict=True))
-    assert found["high"][0] - found["low"][0] > 0.3  # 26 images a fold
+def test_certificates_are_the_folds_own_joined(plan, finished):
+    bench = set_up(plan, finished[1], Silent())[0]
+    table, ends = Store(finished[1]).losses(bench.key(Cell("head", 12, 0, 0))), np.zeros(2)
+    for fold in (0, 1):
+        chosen = (table["fold"] == fold) & (table["role"] == "heldout")
+        hits = (table["probabilities"][chosen].argmax(1) == table["label"][chosen]).sum()
+        found = binomtest(int(hits), int(chosen.sum())).proportion_ci(0.95, "exact")  # 0.9 for both together
+        ends += np.array([found.low, found.high]) * chosen.sum() / 52
+    curve = finished[0]["results"][0]["curves"]["accuracy_certificate"]
+    assert [curve["low"][1], curve["high"][1]] == pytest.approx(ends.tolist())
 
 
 def test_what_names_nothing_is_refused(finished, tmp_path):

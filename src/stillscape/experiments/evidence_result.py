@@ -184,7 +184,8 @@ def _certified(collected: Collected, table: np.ndarray, kind: str, upper: float,
         for at in range(table.shape[0]):
             found = mean_certificate(table[at, chosen], level=1 - (1 - level) / len(folds), kind=kind, upper=upper)
             ends[:, at] += share * np.array([found.mean, found.low, found.high])
-    return Curve(collected.sizes, ends[0], ends[1], ends[2], "measured", unit)
+    mean, low, high = ends  # sums over folds may differ by rounding where an end is the mean itself
+    return Curve(collected.sizes, mean, np.minimum(low, mean), np.maximum(high, mean), "measured", unit)
 
 
 def _fold_columns(collected: Collected) -> Iterator[np.ndarray]:
