@@ -61,6 +61,21 @@ def test_a_folder_is_taken_up_again_and_reported_again(small, tmp_path):
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+def test_a_price_is_asked_about(small, tmp_path):
+    code, out, _ = call(*small, "--cost-per-image", 1000, "--value-per-point", 1, "--json")
+    result = json.loads(out)
+    part = result["results"][0]
+    assert part["criteria"]["accuracy_worth"]["status"] == result["verdict"]["status"]
+    assert code == (0 if result["verdict"]["status"] == "reached" else 3)
+    assert [row["price"] for row in part["worth"]] == [6000, 12000]
+    assert {row["status"] for row in part["per_class"]} <= {"short", "enough", "cannot_tell"}
+    assert part["said"][0].startswith("By class, at 90 %")
+    assert "twice as many repeats" in part["said"][1]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "costs more, at 1,000 an image" in page
+    assert part["said"][0].split(":")[0] in page
+
+
 def test_plan_says_the_cost_and_runs_nothing(small, tmp_path):
     arguments = ["plan", *small[1:-2]]
     code, out, _ = call(*arguments)
@@ -145,6 +160,8 @@ def test_bad_data_is_one_line_and_exit_code_two(kind, said, small, photos, tmp_p
         (["--budget", "1s"], "budget is"),
         (["--window", "9:1"], "window"),
         (["--executor", "moon"], "executor is 'moon'"),
+        (["--epsilon", "0.02", "--target", "0.9"], "epsilon and target are given together"),
+        (["--cost-per-image", "2"], "cost_per_image is given without value_per_point"),
         (["--groups", "(nobody)"], "groups"),
     ],
 )

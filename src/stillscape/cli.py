@@ -301,7 +301,7 @@ def _run(plan: Any, folder: Path, budget_s: float | None, as_json: bool, quiet: 
         typer.echo(f"report: {path}", err=True)
     else:
         for part in result["results"]:
-            print(f"{part['adapt']}: {part['verdict']['sentence']}\n")
+            print("\n".join([f"{part['adapt']}: {part['verdict']['sentence']}", *part["said"], ""]))
         print(f"Verdict: {result['verdict']['sentence']}")
         print(f"Report:  {path}")
     if all(cell["status"] == "failed" for part in result["results"] for cell in part["cells"]):

@@ -187,7 +187,8 @@ def test_another_question_is_refused(pool, make, tmp_path):
     [
         ({"adapt": ["head", "full"]}, "adapt is head, full"),
         ({"metric": "auroc"}, "metric is 'auroc'"),
-        ({"target": 0.9}, "target is 0.9"),
+        ({"target": 0.9, "epsilon": None}, r"target is 0\.9"),
+        ({"cost_per_image": 1.0, "value_per_point": 2.0, "epsilon": None}, r"cost_per_image is 1\.0"),
         ({"repeats": 1}, "repeats is 1"),
         ({"epsilon": 2.0}, "epsilon is 2.0"),
     ],

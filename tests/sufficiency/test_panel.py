@@ -50,7 +50,7 @@ def test_result_is_plain_json_of_the_agreed_shape():
         question=QUESTION | {"target": 0.75},
     ).result
     found = json.loads(json.dumps(found, allow_nan=False))
-    assert set(found) == {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance"}
+    assert set(found) == {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance"} | {"outlook", "baseline"}
     assert set(found["criteria"]) == {"accuracy", "heldout_loss", "accuracy_target", "fixed_surface"}
     assert set(found["curves"]) == {"accuracy", "heldout_loss", "fixed_surface"}
     assert found["curves"]["accuracy"]["unit"] == "share"

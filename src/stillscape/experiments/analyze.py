@@ -11,11 +11,12 @@ import numpy as np
 from stillscape.convergence import Curve, curve_from_draws, mean_over_repeats, training_draws
 from stillscape.experiments.bench import Bench
 from stillscape.experiments.collect import Collected, collect
-from stillscape.experiments.evidence_result import measured_evidence
+from stillscape.experiments.plan import Plan
 from stillscape.experiments.provenance import numbers_from
 from stillscape.experiments.store import SCHEMA, Store
 from stillscape.experiments.surface import measure_surface
-from stillscape.sufficiency import assemble, overall_verdict
+from stillscape.sufficiency import assemble, class_statuses, classes_sentence, outlook_sentence, overall_verdict
+from stillscape.training import METRICS
 
 DRAWS = 1000
 DRAWS_OF_FUNCTION = 200  # a metric that is no mean over images is computed anew for every draw, repeat and size
@@ -55,6 +56,7 @@ def _question(bench: Bench, data_name: str) -> dict[str, Any]:
         "epsilon": plan.epsilon,
         "epsilon_loss": plan.loss_tolerance,
         "target": plan.target,
+        **({} if plan.cost_per_image is None else _price(plan)),
         "level": plan.level,
         "sizes": list(bench.sizes),
         "adapts": list(plan.adapt),
@@ -70,10 +72,14 @@ def _question(bench: Bench, data_name: str) -> dict[str, Any]:
     }
 
 
+def _price(plan: Plan) -> dict[str, float | None]:
+    return {"cost_per_image": plan.cost_per_image, "value_per_point": plan.value_per_point}
+
+
 def _measured(collected: Collected, probes: Store, question: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     """Return one entry of ``results``, and the draws of the metric at the largest size."""
     plan = collected.bench.plan
-    surface, evidence = measure_surface(collected, probes), measured_evidence(collected)
+    surface = measure_surface(collected, probes)
     names = dict.fromkeys([plan.metric, "accuracy"])
     panel = assemble(
         collected.adapt,
@@ -83,17 +89,26 @@ def _measured(collected: Collected, probes: Store, question: dict[str, Any]) -> 
         groups=collected.groups,
         permutation_ids=collected.permutation_ids,
         seed_ids=collected.seed_ids,
-        extra_criteria=[*surface.criteria, *evidence.criteria],
-        extra_curves=surface.curves | evidence.curves | _training_curves(collected),
+        extra_criteria=surface.criteria,
+        extra_curves=surface.curves | _training_curves(collected),
+        baseline=_most_frequent(collected.labels, plan.metric),
         draws=DRAWS if plan.metric == "accuracy" else DRAWS_OF_FUNCTION,
     )
+    classes = class_statuses(
+        collected.hits, collected.labels, collected.bench.classes, sizes=collected.sizes, groups=collected.groups,
+        permutation_ids=collected.permutation_ids, seed_ids=collected.seed_ids, epsilon=plan.epsilon,
+        level=plan.level, draws=DRAWS,
+    )  # fmt: skip
+    said = [classes_sentence(classes, plan.epsilon, level=plan.level)]
+    if panel.result["outlook"] is not None:
+        said.append(outlook_sentence(panel.result["outlook"], plan.metric))
     left_out = plan.repeats * plan.seeds - len(collected.repeats)
     failed = [f"{left_out} repeats with a failed training are left out at every size."] if left_out else []
     return {
         **panel.result,
-        "per_class": _per_class(collected),
+        "per_class": classes,
+        "said": [sentence for sentence in said if sentence],
         "constants": surface.constants,
-        "evidence": evidence.meanings,
         "cells": _cell_rows(collected),
         "notes": [*collected.bench.notes, *failed, *surface.notes],
     }, panel.best_draws
@@ -112,8 +127,11 @@ def _failed(collected: Collected) -> dict[str, Any]:
         "noise_floor": {},
         "variance": [],
         "per_class": [],
+        "said": [],
+        "outlook": None,
+        "baseline": None,
     }
-    rest = {"constants": {}, "evidence": {}, "cells": cells, "notes": list(collected.bench.notes)}
+    rest = {"constants": {}, "cells": cells, "notes": list(collected.bench.notes)}
     return {"adapt": collected.adapt, "verdict": verdict, **empty, **rest}
 
 
@@ -130,13 +148,12 @@ def _training_curves(collected: Collected) -> dict[str, Curve]:
     return curves
 
 
-def _per_class(collected: Collected) -> list[dict[str, Any]]:
-    sizes, found = list(collected.sizes), []
-    for number, name in enumerate(collected.bench.classes):
-        of_class = collected.labels == number
-        recall = collected.hits[:, :, of_class].mean(axis=(0, 2)).tolist() if of_class.any() else [None] * len(sizes)
-        found.append({"class": name, "count": int(of_class.sum()), "k": sizes, "recall": recall})
-    return found
+def _most_frequent(labels: np.ndarray, metric: str) -> float | None:
+    """Return the metric of always naming the most frequent class; None where it isn't defined."""
+    guess = np.zeros((len(labels), labels.max() + 1), dtype=np.float64)
+    guess[:, np.bincount(labels).argmax()] = 1.0
+    value = METRICS[metric](labels, guess, None)
+    return None if np.isnan(value) else value
 
 
 def _cell_rows(collected: Collected) -> list[dict[str, Any]]:

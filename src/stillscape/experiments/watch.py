@@ -89,6 +89,8 @@ def _check(plan: Plan, folder: Path) -> None:
         raise InputError(f"metric is {plan.metric!r}; a watch judges single images, so it must be accuracy.")
     if plan.target is not None:
         raise InputError(f"target is {plan.target!r}; a watch asks for the gain of a doubling, by --epsilon.")
+    if plan.cost_per_image is not None:
+        raise InputError(f"cost_per_image is {plan.cost_per_image!r}; a watch asks for a gain, by --epsilon.")
     if plan.epsilon >= 1:
         raise InputError(f"epsilon is {plan.epsilon!r}; a gain in accuracy lies under 1, such as 0.01.")
     if plan.repeats < 2:
@@ -193,7 +195,10 @@ def _judged(state: dict[str, Any], look: dict[str, Any], plan: Plan) -> dict[str
     tables = [np.asarray(each["differences"], dtype=np.float64) for each in looks]
     variances = training_variances(tables)
     found = anytime_gain(
-        [table.mean(axis=0) for table in tables], epsilon=plan.epsilon, level=plan.level, training_variance=variances.tolist()
+        [table.mean(axis=0) for table in tables],
+        epsilon=plan.epsilon,
+        level=plan.level,
+        training_variance=variances.tolist(),
     )
     look |= {
         "training_std": float(np.sqrt(variances[-1])),

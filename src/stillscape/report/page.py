@@ -112,7 +112,7 @@ def _section(
             (key.replace("_", " "), words.number(each.get("value")), each.get("meaning") or "")
             for key, each in (entry.get("constants") or {}).items()
         ],
-        "notes": entry.get("notes") or [],
+        "notes": [*(entry.get("said") or []), *(entry.get("notes") or [])],
     }
 
 
@@ -143,6 +143,12 @@ def meaning_of_enough(question: Mapping[str, Any]) -> str:
     if question.get("target") is not None:
         side = "at or below" if words.lower_is_better(metric) else "at or above"
         return f"Enough means: from that size on, {name} stays {side} {words.quantity(question['target'], metric)}."
+    if question.get("cost_per_image") is not None:
+        cost, value = words.number(question["cost_per_image"]), words.number(question["value_per_point"])
+        return (
+            f"Enough means: from that size on, doubling the images costs more, at {cost} an image, than the gain in "
+            f"{name} is worth, at {value} a point."
+        )
     gain = words.change(question.get("epsilon"), metric, signed=False)
     verb = "lowers" if words.lower_is_better(metric) else "raises"
     return f"Enough means: from that size on, doubling the images {verb} {name} by no more than {gain}."

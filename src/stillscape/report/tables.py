@@ -6,6 +6,7 @@ from typing import Any
 from stillscape.report import words
 from stillscape.sufficiency import deciding_name
 
+CLASS_STATUSES = {"short": "short of data", "enough": "enough", "cannot_tell": "can't be told"}
 NULL_MARK = "null: true for any model"
 _RUN_COLUMNS = ("num_training", "heldout_loss", "train_loss", "gradient_norm", "distance", "steps", "stop")
 _RUN_HEADERS = {
@@ -55,12 +56,13 @@ def _tolerance(name: str, criterion: Mapping[str, Any]) -> str:
 def gain_rows(entry: Mapping[str, Any], question: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what each doubling brought, with what its interval says about the tolerance."""
     metric, epsilon = question.get("metric") or "accuracy", question.get("epsilon")
+    prices = {row["from"]: row["break_even"] for row in entry.get("worth") or []}
     return [
         {
             "step": f"{words.count(gain['from'])} → {words.count(gain['to'])}",
             "mean": words.change(gain.get("mean"), metric),
             "interval": interval(gain.get("low"), gain.get("high"), metric),
-            "reading": _reading(gain, epsilon),
+            "reading": _reading(gain, prices.get(gain["from"], epsilon)),
         }
         for gain in entry.get("gains") or []
     ]
@@ -104,6 +106,7 @@ def class_table(entry: Mapping[str, Any]) -> dict[str, Any] | None:
         {
             "name": row["class"],
             "count": words.count(row.get("count")),
+            "status": CLASS_STATUSES.get(row.get("status") or "", words.DASH),
             "cells": [(words.quantity(value, "accuracy"), 0.0 if value is None else value) for value in row["recall"]],
         }
         for row in worst_first

@@ -57,6 +57,8 @@ def curve_name(name: str) -> str:
     """Return a curve's, criterion's or metric's name in words."""
     if name.endswith("_target"):
         return f"target for {curve_name(name.removesuffix('_target'))}"
+    if name.endswith("_worth"):
+        return f"{curve_name(name.removesuffix('_worth'))}, against its price"
     return _METRICS.get(name, name.replace("_", " "))
 
 

@@ -8,7 +8,7 @@ from stillscape.sufficiency.criterion import Criterion
 from stillscape.sufficiency.data_curve import Forecast, RequiredSize, forecast, required_size
 from stillscape.sufficiency.doublings import doubling_matrix, gains
 from stillscape.sufficiency.estimates import estimate_criterion
-from stillscape.sufficiency.outlook import interval_outlook, outlook_sentence
+from stillscape.sufficiency.outlook import interval_outlook, outlook_sentence, shared_variance
 from stillscape.sufficiency.panel import Panel, assemble
 from stillscape.sufficiency.surface import bound_criterion, fixed_surface_criterion, neighborhood_criterion
 from stillscape.sufficiency.verdict import adaptation_verdict, deciding_name, in_words, overall_verdict
@@ -44,6 +44,7 @@ __all__ = [
     "outlook_sentence",
     "overall_verdict",
     "required_size",
+    "shared_variance",
     "smallest_resolution",
     "target_criterion",
     "training_variances",

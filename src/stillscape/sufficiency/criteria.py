@@ -12,9 +12,9 @@ from stillscape.sufficiency.criterion import Criterion
 from stillscape.sufficiency.doublings import check_curve, doubling_matrix, gains
 from stillscape.sufficiency.rule import judge
 
-_ROUND_OFF = 1e-12  # 0.91 - 0.90 comes out above 0.01 in floating point; a gain of just epsilon is no more than epsilon
+ROUND_OFF = 1e-12  # 0.91 - 0.90 comes out above 0.01 in floating point; a gain of just epsilon is no more than epsilon
 
-_MEASURED = (
+MEASURED = (
     "more data would come from the same source as these images",
     "the held-out images stand for those the model will meet",
     "the training recipe stays as it is",
@@ -74,15 +74,15 @@ def gain_criterion(
     if not steps:
         reason = f"the sizes, {np.min(sizes)} to {np.max(sizes)} images, span less than one doubling"
         advice = "try sizes that are twice one another, such as 50, 100, 200, 400"
-        return Criterion(name, "cannot_tell", None, None, None, epsilon, _MEASURED, False, reason, advice)
+        return Criterion(name, "cannot_tell", None, None, None, epsilon, MEASURED, False, reason, advice)
     k, drawn, middle = check_curve(sizes, draws, mean, higher_is_better)
     starts, _, matrix = doubling_matrix(k)
-    limit = epsilon + _ROUND_OFF
+    limit = epsilon + ROUND_OFF
     status, k_star, low, high = judge(starts, drawn @ matrix.T <= limit, matrix @ middle <= limit, level)
     last = wording.doubling(name, steps[-1], level)
     tolerance = wording.amount(name, epsilon)
     if not repeats_known:
-        return _untold(name, epsilon, f"{last}; {_ONE_TRAINING}", _REPEATS)
+        return _untold(name, epsilon, f"{last}; {ONE_TRAINING}", REPEATS)
     if status == "reached" and resolution > 0 and steps[-1]["mean"] + resolution > epsilon:
         unseen = wording.amount(name, steps[-1]["mean"] + resolution)
         reason = f"{last}; but so few held-out images could hide a gain of {unseen}, and the tolerance is {tolerance}"
@@ -94,13 +94,13 @@ def gain_criterion(
         return _untold(name, epsilon, reason, advice, low)
     if status == "not_reached":
         reason = f"{last}, more than the tolerance of {tolerance}"
-        return Criterion(name, status, None, low, None, epsilon, _MEASURED, False, reason, _COLLECT)
+        return Criterion(name, status, None, low, None, epsilon, MEASURED, False, reason, COLLECT)
     total = wording.amount(name, float(np.asarray(mean)[-1] - np.asarray(mean)[k == k_star][0]), signed=True)
     reason = (
         f"from {wording.images(k_star or 0)} on no measured doubling gained more than {tolerance}; {last}; "
         f"all the way from {k_star} to {wording.images(int(k[-1]))} it changed by {total}"
     )
-    return Criterion(name, status, k_star, low, high, epsilon, _MEASURED, False, reason)
+    return Criterion(name, status, k_star, low, high, epsilon, MEASURED, False, reason)
 
 
 def target_criterion(
@@ -146,23 +146,23 @@ def target_criterion(
     _checks.fraction("level", level)
     goal = float(_checks.finite_vector("target", [target])[0]) * (1 if higher_is_better else -1)
     k, drawn, middle = check_curve(sizes, draws, mean, higher_is_better)
-    meets = middle >= goal - _ROUND_OFF
-    status, k_star, low, high = judge(k, drawn >= goal - _ROUND_OFF, meets, level)
+    meets = middle >= goal - ROUND_OFF
+    status, k_star, low, high = judge(k, drawn >= goal - ROUND_OFF, meets, level)
     best = _best_so_far(name, k, drawn, mean, level, higher_is_better)
     wanted = wording.value(name, target)
     if not repeats_known:
-        return _untold(name, target, f"{best}; {_ONE_TRAINING}", _REPEATS)
+        return _untold(name, target, f"{best}; {ONE_TRAINING}", REPEATS)
     if status == "cannot_tell":
         reason = f"{best}, and the target of {wanted} is within reach of that noise"
         return _untold(name, target, reason, "more held-out images and repeats", low)
     if status == "not_reached":
         reason = f"{best}, short of the target of {wanted}"
         steps = gains(sizes, draws, mean, level, higher_is_better)
-        advice = _COLLECT if _may_get_there(goal - middle[-1], steps) else _CHANGE_MODEL
-        return Criterion(name, status, None, low, None, target, _MEASURED, False, reason, advice)
+        advice = COLLECT if _may_get_there(goal - middle[-1], steps) else _CHANGE_MODEL
+        return Criterion(name, status, None, low, None, target, MEASURED, False, reason, advice)
     already = "already at the smallest size tried, " if k_star == k[0] else "at "
     reason = f"the target of {wanted} is met {already}{wording.images(k_star or 0)}, and at every larger size; {best}"
-    return Criterion(name, status, k_star, low, high, target, _MEASURED, False, reason)
+    return Criterion(name, status, k_star, low, high, target, MEASURED, False, reason)
 
 
 def smallest_resolution(num_groups: int, level: float) -> float:
@@ -192,7 +192,7 @@ def smallest_resolution(num_groups: int, level: float) -> float:
     return float(-np.expm1(np.log((1 - level) / 2) / num_groups))
 
 
-_COLLECT = (
+COLLECT = (
     "collect more images, to begin with about twice as many in all, and run again; "
     "how many will do in the end cannot be read from sizes that are not yet enough"
 )
@@ -200,8 +200,8 @@ _CHANGE_MODEL = (
     "train more of the model, or choose another one; more images like these are unlikely to get there, since three "
     "more doublings at the pace of the last one, that is eight times the data, would still fall short"
 )
-_REPEATS = "at least 2, better 5 repeats, each with another choice of training images"
-_ONE_TRAINING = "but it comes from a single choice of training images, and how much another would change it is unknown"
+REPEATS = "at least 2, better 5 repeats, each with another choice of training images"
+ONE_TRAINING = "but it comes from a single choice of training images, and how much another would change it is unknown"
 
 
 def _may_get_there(gap: float, steps: list[dict]) -> bool:
@@ -238,4 +238,4 @@ def _best_so_far(
 
 
 def _untold(name: str, epsilon: float, reason: str, advice: str, low: int | None = None) -> Criterion:
-    return Criterion(name, "cannot_tell", None, low, None, epsilon, _MEASURED, False, reason, advice)
+    return Criterion(name, "cannot_tell", None, low, None, epsilon, MEASURED, False, reason, advice)

@@ -19,13 +19,15 @@ from stillscape.convergence import (
     repeats_known,
     variance_components,
 )
+from stillscape.sufficiency.baseline import not_above_baseline, standing
+from stillscape.sufficiency.classes import FEW_CHANGES
 from stillscape.sufficiency.criteria import gain_criterion, smallest_resolution, target_criterion
 from stillscape.sufficiency.criterion import Criterion
 from stillscape.sufficiency.doublings import doubling_matrix, gains
+from stillscape.sufficiency.outlook import interval_outlook, shared_variance
 from stillscape.sufficiency.verdict import adaptation_verdict
 from stillscape.sufficiency.wording import higher_is_better
-
-_FEW_CHANGES = 4  # under so many changed images a bootstrap's scatter says little; the zero-count limit takes over
+from stillscape.sufficiency.worth import worth_criterion, worth_table
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Panel:
     """What is known about one adaptation.
 
     Attributes:
-        result: {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance"}, plain values.
+        result: {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance", "outlook",
+            "baseline"}, and "worth" where a price is asked about; plain values.
         best_draws: bootstrap draws of the question's metric at the largest size, (B,), for `overall_verdict`.
         criteria: by name, with what `result` leaves out.
     """
@@ -64,6 +67,7 @@ def assemble(
     seed_ids: ArrayLike,
     extra_criteria: Iterable[Criterion] = (),
     extra_curves: Mapping[str, Curve] | None = None,
+    baseline: float | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> Panel:
@@ -71,7 +75,8 @@ def assemble(
 
     Args:
         adapt: its name, e.g. "lora:4".
-        question: with "metric", "epsilon", "epsilon_loss", "target" (or None) and "level".
+        question: with "metric", "epsilon", "epsilon_loss", "target" (or None) and "level"; perhaps "cost_per_image" and
+            "value_per_point".
         sizes: measured sizes, (K,).
         scores: by metric, as in `bootstrap_curve`; must hold the question's metric and "heldout_loss".
         groups: (n,) codes of held-out images that belong together, or None.
@@ -79,6 +84,8 @@ def assemble(
         seed_ids: (R,) of the repeats.
         extra_criteria: of the loss surface; they join the table, and have no say.
         extra_curves: by name, such as those of the loss surface.
+        baseline: the question's metric where the most frequent class is always named; a model that is not above it at
+            the largest size has not "reached" anything.
         draws: bootstrap draws.
         seed: of the draws; the same for all adaptations that are to be compared.
 
@@ -98,16 +105,25 @@ def assemble(
     measured = {name: _measure(score, groups, permutation_ids, seed_ids, draws, seed) for name, score in scores.items()}
     resolution = _resolution(scores[metric], metric, groups, permutation_ids, sizes, level)
     criteria = _criteria(question, sizes, measured, known, resolution)
-    criteria |= {criterion.name: criterion for criterion in extra_criteria}
     asked = measured[metric]
+    floor = standing(metric, sizes, asked.mean, asked.draws, baseline, level) if baseline is not None else None
+    if floor is not None and not floor["above"]:
+        criteria = {name: not_above_baseline(each, floor, metric) for name, each in criteria.items()}
+    criteria |= {criterion.name: criterion for criterion in extra_criteria}
     steps = gains(sizes, asked.draws, asked.mean, level, higher_is_better(metric))
     curves = {
         name: curve_from_draws(sizes, m.mean, m.draws, level=level, unit="nats" if "loss" in name else "share")
         for name, m in measured.items()
     }
+    verdict = adaptation_verdict(adapt, criteria, steps, {**question, "sizes": np.asarray(sizes).tolist()})
+    if floor is not None and not floor["above"] and verdict["status"] == "not_reached":
+        verdict["sentence"] += f" Beware: {floor['sentence']}."
+    now = (steps[-1]["high"] - steps[-1]["low"]) / 2 if steps else 0.0
+    values = scores[metric]
+    shared = 0.0 if callable(values) else shared_variance(values, sizes, groups, permutation_ids)
     result = {
         "adapt": adapt,
-        "verdict": adaptation_verdict(adapt, criteria, steps, {**question, "sizes": np.asarray(sizes).tolist()}),
+        "verdict": verdict,
         "criteria": {name: criterion.to_dict() for name, criterion in criteria.items()},
         "curves": {name: curve.to_dict() for name, curve in (curves | dict(extra_curves or {})).items()},
         "gains": steps,
@@ -116,7 +132,14 @@ def assemble(
             "heldout_loss": float(measured["heldout_loss"].heldout[:, -1].std()),
         },
         "variance": _variance(sizes, asked, permutation_ids, seed_ids),
+        "outlook": interval_outlook(
+            sizes, asked.heldout, asked.scores, permutation_ids, level=level, now=now, shared=shared, seed=seed
+        ),
+        "baseline": floor,
     }
+    if question.get("cost_per_image") is not None:
+        price = {name: question[name] for name in ("cost_per_image", "value_per_point")}
+        result["worth"] = worth_table(steps, **price)
     return Panel(result, asked.draws[:, -1], criteria)
 
 
@@ -156,6 +179,20 @@ def _criteria(
             repeats_known=known,
             resolution=resolution if name == metric else 0.0,
         )
+    if question.get("cost_per_image") is not None:
+        name = f"{metric}_worth"
+        found[name] = worth_criterion(
+            name,
+            sizes,
+            measured[metric].draws,
+            measured[metric].mean,
+            cost_per_image=question["cost_per_image"],
+            value_per_point=question["value_per_point"],
+            level=level,
+            higher_is_better=higher_is_better(metric),
+            repeats_known=known,
+            resolution=resolution,
+        )
     if question.get("target") is not None:
         name = f"{metric}_target"
         found[name] = target_criterion(
@@ -186,7 +223,7 @@ def _resolution(
     change = matrix[-1] @ mean_over_repeats(score, permutation_ids)
     codes = np.arange(change.size) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     changed = np.unique(codes[np.abs(change) > 1e-12]).size
-    return smallest_resolution(int(codes.max()) + 1, level) if changed < _FEW_CHANGES else 0.0
+    return smallest_resolution(int(codes.max()) + 1, level) if changed < FEW_CHANGES else 0.0
 
 
 def _variance(sizes: ArrayLike, asked: _Measured, permutation_ids: ArrayLike, seed_ids: ArrayLike) -> list[dict]:

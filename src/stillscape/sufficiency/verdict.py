@@ -13,12 +13,16 @@ _BY_SIMPLICITY = ("head", "lora", "last-layers", "full")
 
 
 def deciding_name(question: Mapping) -> str:
-    """Return the name of the criterion that answers the question: the target's where one is given, else the gain's.
+    """Return the name of the criterion that answers the question: the target's, the price's, or the plain gain's.
 
     >>> deciding_name({"metric": "accuracy", "target": None}), deciding_name({"metric": "auroc", "target": 0.9})
     ('accuracy', 'auroc_target')
+    >>> deciding_name({"metric": "accuracy", "cost_per_image": 2.0})
+    'accuracy_worth'
     """
-    return question["metric"] + ("" if question.get("target") is None else "_target")
+    if question.get("target") is not None:
+        return question["metric"] + "_target"
+    return question["metric"] + ("" if question.get("cost_per_image") is None else "_worth")
 
 
 def adaptation_verdict(
@@ -26,8 +30,8 @@ def adaptation_verdict(
 ) -> dict:
     """Say for one adaptation how many images are enough, or why that can't be said.
 
-    The criterion of the question's metric decides: its target where one is given, else its gain. Other measured
-    criteria are named as agreeing or not. Identities and bounds never have a say.
+    The criterion of the question's metric decides: its target or its price where one is given, else its gain. Other
+    measured criteria are named as agreeing or not. Identities and bounds never have a say.
 
     Args:
         adapt: "head", "last-layers:N", "lora:R" or "full".
@@ -128,13 +132,16 @@ def _enough(adapt: str, chosen: Criterion, gains: Sequence[Mapping], question: M
     if chosen.name.endswith("_target"):
         goal = f"{wording.value(metric, question['target'])} in {wording.noun(metric)}"
         why = f"are enough for the target of {goal}: every size tried from there on met it"
+    elif chosen.name.endswith("_worth"):
+        why = "are enough: from there on no doubling of the data that was tried was worth its price"
     else:
         change = f"{_improved(metric)} {wording.noun(metric)} by more than {wording.amount(metric, chosen.epsilon)}"
         why = f"are enough: from there on no doubling of the data that was tried {change}"
     answer = [f"For {in_words(adapt)}, {size} {why}.", f"{_interval(chosen, question['level'])}."]
     if high > k_star:
         answer.append(f"To be on the safe side, plan with {high}.")
-    return " ".join([*answer, *_last_doubling(gains, question), *_in_total(chosen, gains, metric)])
+    told = _last_priced(chosen) if chosen.name.endswith("_worth") else _last_doubling(gains, question)
+    return " ".join([*answer, *told, *_in_total(chosen, gains, metric)])
 
 
 def _not_yet(adapt: str, chosen: Criterion, gains: Sequence[Mapping], question: Mapping) -> str:
@@ -154,6 +161,8 @@ def _others(deciding: str, criteria: Mapping[str, Criterion]) -> Iterable[str]:
     for name, other in criteria.items():
         if name == deciding or not other.votes:
             continue
+        if deciding.endswith("_worth") and name == wording.metric_of(deciding):
+            continue  # the same curve against a tolerance that nobody asked about
         if not deciding.endswith("_target"):
             yield _capital(f"{wording.noun(name)} {_compared(chosen, other)}.")
         elif other.status == "not_reached":
@@ -184,6 +193,10 @@ def _last_doubling(gains: Sequence[Mapping], question: Mapping) -> Iterable[str]
     yield f"{_capital(wording.doubling(question['metric'], gains[-1], question['level']))}."
     if gains[-1]["high"] < 0:
         yield "So more images made it worse here, which points to the training recipe or to wrong labels."
+
+
+def _last_priced(chosen: Criterion) -> Iterable[str]:
+    yield f"{_capital(chosen.reason.partition('; ')[2])}."
 
 
 def _interval(chosen: Criterion, level: float) -> str:

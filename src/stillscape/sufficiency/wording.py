@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping
 
 _NOUNS = {"auroc": "the area under the ROC curve", "macro_f1": "macro F1", "heldout_loss": "the held-out loss"}
-_POINTS = ("accuracy", "balanced_accuracy", "macro_f1", "sensitivity_at_95_specificity")
+#: Suffixes of criteria that ask something else of a metric than its gain: a target, or whether it is worth its price.
+QUESTIONS = ("_target", "_worth")
+_POINTS = ("recall", "accuracy", "balanced_accuracy", "macro_f1", "sensitivity_at_95_specificity")
 
 
 def noun(metric: str) -> str:
@@ -13,7 +15,18 @@ def noun(metric: str) -> str:
     >>> noun("balanced_accuracy"), noun("auroc")
     ('balanced accuracy', 'the area under the ROC curve')
     """
-    return _NOUNS.get(metric, metric.replace("_target", "").replace("_", " "))
+    return _NOUNS.get(metric_of(metric), metric_of(metric).replace("_", " "))
+
+
+def metric_of(criterion: str) -> str:
+    """Return the metric that a criterion reads.
+
+    >>> metric_of("auroc_target"), metric_of("accuracy_worth"), metric_of("accuracy")
+    ('auroc', 'accuracy', 'accuracy')
+    """
+    for suffix in QUESTIONS:
+        criterion = criterion.removesuffix(suffix)
+    return criterion
 
 
 def higher_is_better(metric: str) -> bool:
@@ -107,7 +120,7 @@ def round_up(number: float) -> float:
 
 def in_points(metric: str) -> bool:
     """Tell whether a metric, or a criterion on it, is a share that is read in percent and differs by points."""
-    return metric.removesuffix("_target") in _POINTS
+    return metric_of(metric) in _POINTS
 
 
 def _in_nats(metric: str) -> bool:
