@@ -11,6 +11,7 @@ import numpy as np
 from stillscape.convergence import Curve, curve_from_draws, mean_over_repeats, training_draws
 from stillscape.experiments.bench import Bench
 from stillscape.experiments.collect import Collected, collect
+from stillscape.experiments.evidence_result import measured_evidence
 from stillscape.experiments.plan import Plan
 from stillscape.experiments.provenance import numbers_from
 from stillscape.experiments.store import SCHEMA, Store
@@ -79,7 +80,7 @@ def _price(plan: Plan) -> dict[str, float | None]:
 def _measured(collected: Collected, probes: Store, question: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     """Return one entry of ``results``, and the draws of the metric at the largest size."""
     plan = collected.bench.plan
-    surface = measure_surface(collected, probes)
+    surface, evidence = measure_surface(collected, probes), measured_evidence(collected)
     names = dict.fromkeys([plan.metric, "accuracy"])
     panel = assemble(
         collected.adapt,
@@ -89,8 +90,8 @@ def _measured(collected: Collected, probes: Store, question: dict[str, Any]) -> 
         groups=collected.groups,
         permutation_ids=collected.permutation_ids,
         seed_ids=collected.seed_ids,
-        extra_criteria=surface.criteria,
-        extra_curves=surface.curves | _training_curves(collected),
+        extra_criteria=[*surface.criteria, *evidence.criteria],
+        extra_curves=surface.curves | evidence.curves | _training_curves(collected),
         baseline=_most_frequent(collected.labels, plan.metric),
         draws=DRAWS if plan.metric == "accuracy" else DRAWS_OF_FUNCTION,
     )
@@ -109,6 +110,7 @@ def _measured(collected: Collected, probes: Store, question: dict[str, Any]) -> 
         "per_class": classes,
         "said": [sentence for sentence in said if sentence],
         "constants": surface.constants,
+        "evidence": evidence.meanings,
         "cells": _cell_rows(collected),
         "notes": [*collected.bench.notes, *failed, *surface.notes],
     }, panel.best_draws
@@ -131,7 +133,7 @@ def _failed(collected: Collected) -> dict[str, Any]:
         "outlook": None,
         "baseline": None,
     }
-    rest = {"constants": {}, "cells": cells, "notes": list(collected.bench.notes)}
+    rest = {"constants": {}, "evidence": {}, "cells": cells, "notes": list(collected.bench.notes)}
     return {"adapt": collected.adapt, "verdict": verdict, **empty, **rest}
 
 
