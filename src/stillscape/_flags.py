@@ -35,6 +35,9 @@ SkipBroken = Annotated[bool | None, typer.Option("--skip-broken", help="Leave un
 Curvature = Annotated[
     int | None, typer.Option("--curvature", help="Held-out images over which Hessians are measured; default: none.")
 ]
+Evidence = Annotated[
+    bool | None, typer.Option("--evidence", help="Ask the trained surfaces what they say of more data; no vote.")
+]
 Executor = Annotated[str, typer.Option("--executor", help="Where cells run: local.")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Cells at a time; default: what the cores can serve.")]
 Budget = Annotated[str | None, typer.Option("--budget", help="Time the run may take: 90s, 30m, 2h. Cuts the plan.")]

@@ -38,6 +38,7 @@ from stillscape._flags import (
     Data,
     DataFlag,
     Epsilon,
+    Evidence,
     Executor,
     Groups,
     Labels,
@@ -111,6 +112,7 @@ def run(
     metric: Metric = None,
     skip_broken: SkipBroken = None,
     curvature: Curvature = None,
+    evidence: Evidence = None,
     workers: Workers = None,
     budget: Budget = None,
     executor: Executor = "local",
@@ -128,7 +130,7 @@ def run(
             plan, out, data=data, labels=labels, groups=groups, window=window_of(window), model=model, adapt=adapt,
             sizes=sizes_of(sizes), repeats=repeats, seeds=seeds, epsilon=epsilon, target=target, metric=metric,
             cost_per_image=cost_per_image, value_per_point=value_per_point, skip_broken=skip_broken,
-            curvature=curvature, workers=workers,
+            curvature=curvature, evidence=evidence, workers=workers,
         )  # fmt: skip
         _run(full_plan, out or _default_folder(full_plan), budget_s, as_json, quiet)
 
@@ -150,6 +152,7 @@ def plan_command(
     metric: Metric = None,
     skip_broken: SkipBroken = None,
     curvature: Curvature = None,
+    evidence: Evidence = None,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -160,7 +163,7 @@ def plan_command(
         full_plan = plan_of(
             plan, None, data=data, labels=labels, groups=groups, window=window_of(window), model=model, adapt=adapt,
             sizes=sizes_of(sizes), repeats=repeats, seeds=seeds, metric=metric, skip_broken=skip_broken,
-            curvature=curvature, workers=workers,
+            curvature=curvature, evidence=evidence, workers=workers,
         )  # fmt: skip
         bench, images = set_up(full_plan, Path("."), Silent())
         costs = estimate(bench, images)

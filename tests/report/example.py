@@ -166,4 +166,16 @@ def _curves(accuracy: list[float], heldout: list[float], train: list[float]) -> 
         "hessian_norm": _curve(k, 1 + 4 / k, unit="curvature", width=0.9 / np.sqrt(k)),
         "hessian_bound": _curve(k, np.full(len(k), 60.0), "plug-in bound", unit="curvature"),
         "distance": broken,
+        **_evidence(heldout, train),
     }  # fmt: skip
+
+
+def _evidence(heldout: list[float], train: list[float]) -> dict[str, Any]:
+    fall, gap = -np.diff(heldout), np.subtract(heldout, train)
+    return {
+        "heldout_loss_gain": _curve(SIZES[:-1], fall, width=0.2 / np.sqrt(SIZES[:-1])),
+        "optimism_gap": _curve(SIZES, gap, width=0.3 / np.sqrt(SIZES)),
+        "optimism_gain": _curve(SIZES, gap / 4, "estimate", width=0.07 / np.sqrt(SIZES)),
+        "takeuchi_gain": _curve(SIZES, 40 / np.array(SIZES), "estimate", width=4 / np.array(SIZES)),
+        "next_doubling_gain": _curve(SIZES, np.append(fall, fall[-1] / 2), "estimate", width=0.2 / np.sqrt(SIZES)),
+    }

@@ -16,6 +16,7 @@ from stillscape.report import (
     LossCurveDisplay,
     LossDifferenceDisplay,
     RetrainedAgainstFixedDisplay,
+    SurfaceEvidenceDisplay,
 )
 from stillscape.report.series import Series, entry_of, series_of
 from stillscape.report.style import COLORS
@@ -27,6 +28,7 @@ ALL = [
     LossCurveDisplay,
     LossDifferenceDisplay,
     RetrainedAgainstFixedDisplay,
+    SurfaceEvidenceDisplay,
 ]
 
 
@@ -226,3 +228,19 @@ def test_hessians_are_drawn_where_they_were_measured(result):
     del curves["hessian_difference"]
     with pytest.raises(InputError, match="ask for `curvature`"):
         HessianDisplay.from_result(result, "head")
+
+
+def test_forecasts_are_drawn_beside_what_was_measured(result):
+    curves = result["results"][0]["curves"]
+    display = SurfaceEvidenceDisplay.from_result(result, "head").plot()
+    for name, label in (("heldout_loss_gain", "measured"), ("takeuchi_gain", "Takeuchi")):
+        x, y = line(display, label)
+        np.testing.assert_allclose(x, curves[name]["k"])
+        np.testing.assert_allclose(y, curves[name]["mean"])
+    assert "no vote" in display.caption()
+    assert "Takeuchi" in display.caption()
+    del curves["takeuchi_gain"]
+    assert "Takeuchi" not in SurfaceEvidenceDisplay.from_result(result, "head").caption()
+    del curves["optimism_gain"], curves["next_doubling_gain"]
+    with pytest.raises(InputError, match="no forecast"):
+        SurfaceEvidenceDisplay.from_result(result, "head")

@@ -7,6 +7,7 @@ from stillscape.report.displays import (
     LossCurveDisplay,
     LossDifferenceDisplay,
     RetrainedAgainstFixedDisplay,
+    SurfaceEvidenceDisplay,
 )
 from stillscape.report.page import write_report
 
@@ -17,5 +18,6 @@ __all__ = [
     "LossCurveDisplay",
     "LossDifferenceDisplay",
     "RetrainedAgainstFixedDisplay",
+    "SurfaceEvidenceDisplay",
     "write_report",
 ]

@@ -14,6 +14,7 @@ from stillscape.report.displays import (
     LossCurveDisplay,
     LossDifferenceDisplay,
     RetrainedAgainstFixedDisplay,
+    SurfaceEvidenceDisplay,
 )
 from stillscape.report.displays.base import Display, Table
 from stillscape.report.style import add_legend, house_style
@@ -24,6 +25,7 @@ _OF_EACH: tuple[tuple[str, Any], ...] = (
     ("loss-difference", LossDifferenceDisplay),
     ("retrained-against-fixed", RetrainedAgainstFixedDisplay),
     ("hessian", HessianDisplay),
+    ("surface-evidence", SurfaceEvidenceDisplay),
 )
 
 

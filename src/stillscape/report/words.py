@@ -27,6 +27,11 @@ _METRICS = {
     "theorem3_printed": "Theorem 3 as printed",
     "theorem3_rigorous": "Theorem 3 corrected",
     "distance": "distance between optima",
+    "heldout_loss_gain": "measured gain of a doubling in held-out loss",
+    "optimism_gap": "optimism gap",
+    "optimism_gain": "forecast: a quarter of the optimism gap",
+    "takeuchi_gain": "forecast: Takeuchi, from curvature and gradients",
+    "next_doubling_gain": "forecast: one more image, carried on",
 }
 _STATUSES = {
     "reached": ("Enough", "✓"),
@@ -37,6 +42,9 @@ _STATUSES = {
     "ok": ("Done", "✓"),
     "failed": ("Failed", "✕"),
 }
+
+
+_NATS = ("fixed_surface", "neighbourhood", "theorem", "path", "optimism", "takeuchi", "next_doubling")
 
 
 def adaptation_name(adapt: str) -> str:
@@ -147,7 +155,7 @@ def superscript(exponent: int) -> str:
 
 def is_nats(name: str, unit: str | None = None) -> bool:
     """Tell whether a curve's values are losses."""
-    return unit == "nats" or "loss" in name or name.startswith(("fixed_surface", "neighbourhood", "theorem", "path"))
+    return unit == "nats" or "loss" in name or name.startswith(_NATS)
 
 
 def quantity(value: float | None, name: str) -> str:

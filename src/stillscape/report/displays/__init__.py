@@ -6,6 +6,7 @@ from stillscape.report.displays.hessian import HessianDisplay
 from stillscape.report.displays.loss_curve import LossCurveDisplay
 from stillscape.report.displays.loss_difference import LossDifferenceDisplay
 from stillscape.report.displays.retrained import RetrainedAgainstFixedDisplay
+from stillscape.report.displays.surface_evidence import SurfaceEvidenceDisplay
 
 __all__ = [
     "ComparisonDisplay",
@@ -14,4 +15,5 @@ __all__ = [
     "LossCurveDisplay",
     "LossDifferenceDisplay",
     "RetrainedAgainstFixedDisplay",
+    "SurfaceEvidenceDisplay",
 ]
