@@ -35,14 +35,15 @@ def only_local(executor: str) -> None:
         raise InputError(f"executor is {executor!r}; this version runs cells with 'local' only.")
 
 
-def sizes_of(text: str | None) -> int | list[int] | None:
+def sizes_of(text: str | None, name: str = "sizes") -> int | list[int] | None:
     """Return the sizes that a flag lists, or how many it asks for."""
     if text is None:
         return None
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"sizes is {text!r}; give whole numbers such as 50,100,200,400, or how many sizes.") from None
+        how_many = ", or how many sizes" if name == "sizes" else ""
+        raise InputError(f"{name} is {text!r}; give whole numbers such as 50,100,200,400{how_many}.") from None
     return numbers[0] if len(numbers) == 1 else numbers
 
 
