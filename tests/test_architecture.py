@@ -31,7 +31,8 @@ MAY_IMPORT = {
         "models",
         "data",
     },
-    "report": {"sufficiency", "bounds", "convergence", "curvature", "hessian"},
+    # a display measures what it draws where it is given an estimator, as scikit-learn's do
+    "report": {"experiments", "sufficiency", "bounds", "convergence", "curvature", "hessian"},
     "cli": {"experiments", "report", "data", "bounds", "_terminal"},
     "_commands": {"experiments", "report", "sufficiency", "data", "_terminal"},
     "_terminal": set(),

@@ -49,6 +49,14 @@ def test_the_exact_second_derivatives_are_as_shown():
     assert bool((bound >= h.spectral_norm()).all())
 
 
+def test_the_estimator_is_as_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(blocks("python")[3], names)
+    assert names["enough"].status_ in ("reached", "not_reached", "cannot_tell")
+    assert (tmp_path / "data_curve.svg").is_file()
+
+
 def test_the_two_commands_are_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text()
     for target in ("demo", "test"):

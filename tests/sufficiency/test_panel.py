@@ -50,7 +50,10 @@ def test_result_is_plain_json_of_the_agreed_shape():
         question=QUESTION | {"target": 0.75},
     ).result
     found = json.loads(json.dumps(found, allow_nan=False))
-    assert set(found) == {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance"} | {"outlook", "baseline"}
+    assert set(found) == {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance"} | {
+        "outlook",
+        "baseline",
+    }
     assert set(found["criteria"]) == {"accuracy", "heldout_loss", "accuracy_target", "fixed_surface"}
     assert set(found["curves"]) == {"accuracy", "heldout_loss", "fixed_surface"}
     assert found["curves"]["accuracy"]["unit"] == "share"
@@ -108,6 +111,16 @@ def test_panels_of_two_adaptations_are_paired():
 
 def test_missing_metric_is_named():
     measured = scores([0.7, 0.8, 0.81, 0.82], [0.5, 0.4, 0.4, 0.4], images=50)
+    with pytest.raises(InputError, match="scores lacks auroc; it has accuracy, heldout_loss"):
+        panel(measured, question=QUESTION | {"metric": "auroc"})
+
+
+def test_a_model_without_probabilities_has_no_loss_and_an_answer_all_the_same():
+    measured = scores([0.7, 0.89, 0.9, 0.905], [0.5, 0.3, 0.28, 0.27])
+    with_loss = panel(measured).result
     del measured["heldout_loss"]
-    with pytest.raises(InputError, match="scores lacks heldout_loss"):
-        panel(measured)
+    found = panel(measured).result
+    assert set(found["criteria"]) == {"accuracy"}
+    assert set(found["curves"]) <= {"accuracy", "accuracy_forecast"}
+    assert set(found["noise_floor"]) == {"metric"}
+    assert found["verdict"]["k_star"] == with_loss["verdict"]["k_star"]

@@ -2,7 +2,9 @@
 
 from stillscape.experiments.analyze import analyze
 from stillscape.experiments.bench import Bench, Cell, set_up
+from stillscape.experiments.callback import DataCurveCallback
 from stillscape.experiments.cost import Cost, estimate, fit_budget, wall_seconds
+from stillscape.experiments.data_sufficiency import DataSufficiency
 from stillscape.experiments.evidence_table import measure_evidence
 from stillscape.experiments.plan import Plan, demo_plan, make_plan
 from stillscape.experiments.progress import Progress, Silent
@@ -14,6 +16,8 @@ __all__ = [
     "Bench",
     "Cell",
     "Cost",
+    "DataCurveCallback",
+    "DataSufficiency",
     "Plan",
     "Progress",
     "Silent",

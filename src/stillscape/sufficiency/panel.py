@@ -78,7 +78,7 @@ def assemble(
         question: with "metric", "epsilon", "epsilon_loss", "target" (or None) and "level"; perhaps "cost_per_image" and
             "value_per_point".
         sizes: measured sizes, (K,).
-        scores: by metric, as in `bootstrap_curve`; must hold the question's metric and "heldout_loss".
+        scores: by metric, as in `bootstrap_curve`; must hold the question's metric, and "heldout_loss" if known.
         groups: (n,) codes of held-out images that belong together, or None.
         permutation_ids: (R,) of the repeats.
         seed_ids: (R,) of the repeats.
@@ -98,9 +98,10 @@ def assemble(
     Cost: that of `bootstrap_curve` for each metric.
     """
     metric, level = question["metric"], question["level"]
-    missing = {metric, "heldout_loss"} - set(scores)
-    if missing:
-        raise InputError(f"scores lacks {', '.join(sorted(missing))}; it must hold the question's metric and the loss.")
+    if metric not in scores:
+        raise InputError(
+            f"scores lacks {metric}; it has {', '.join(sorted(scores))}, and must hold what is asked about."
+        )
     known = repeats_known(permutation_ids)
     measured = {name: _measure(score, groups, permutation_ids, seed_ids, draws, seed) for name, score in scores.items()}
     resolution = _resolution(scores[metric], metric, groups, permutation_ids, sizes, level)
@@ -128,8 +129,9 @@ def assemble(
         "curves": {name: curve.to_dict() for name, curve in (curves | dict(extra_curves or {})).items()},
         "gains": steps,
         "noise_floor": {
-            "metric": float(asked.heldout[:, -1].std()),
-            "heldout_loss": float(measured["heldout_loss"].heldout[:, -1].std()),
+            name: float(measured[key].heldout[:, -1].std())
+            for name, key in (("metric", metric), ("heldout_loss", "heldout_loss"))
+            if key in measured
         },
         "variance": _variance(sizes, asked, permutation_ids, seed_ids),
         "outlook": interval_outlook(
@@ -167,7 +169,7 @@ def _criteria(
     metric, level = question["metric"], question["level"]
     epsilons = {"heldout_loss": question["epsilon_loss"], metric: question["epsilon"]}
     found = {}
-    for name in dict.fromkeys([metric, "heldout_loss"]):
+    for name in dict.fromkeys([metric, "heldout_loss"] if "heldout_loss" in measured else [metric]):
         found[name] = gain_criterion(
             name,
             sizes,

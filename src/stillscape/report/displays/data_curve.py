@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from stillscape._errors import InputError
 from stillscape.report import style, words
 from stillscape.report.displays.base import Display, Table, draw_series, padded
 from stillscape.report.series import Series, entry_of, needed_series
@@ -75,6 +76,45 @@ class DataCurveDisplay(Display):
     def title(self) -> str:
         """Return the figure's title."""
         return f"{words.sentence_case(words.curve_name(self.metric))} on held-out images"
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any = None,
+        y: Any = None,
+        *,
+        groups: Any = None,
+        metric: str | None = None,
+        **parameters: Any,
+    ) -> Self:
+        """Measure the curve of an estimator and draw it, in the way of scikit-learn's `LearningCurveDisplay`.
+
+        Args:
+            estimator: a scikit-learn classifier, or a `DataSufficiency`, which is fitted unless it is already.
+            X: rows, or a dataset; not needed where the `DataSufficiency` is fitted.
+            y: classes.
+            groups: codes of rows that are never split.
+            metric: curve to draw; None takes the question's.
+            parameters: of `DataSufficiency`, for a classifier: sizes, repeats, epsilon, ...
+
+        Returns:
+            the display, drawn on a figure of its own.
+
+        Raises:
+            InputError: as in `DataSufficiency.fit`, or parameters for what has its own already.
+        """
+        from stillscape.experiments import DataSufficiency
+
+        if not isinstance(estimator, DataSufficiency):
+            estimator = DataSufficiency(estimator, **parameters)
+        elif parameters:
+            raise InputError(
+                f"{', '.join(parameters)} given; a DataSufficiency has its own parameters, set them there."
+            )
+        if not hasattr(estimator, "result_"):
+            estimator.fit(X, y, groups=groups)
+        return cls.from_result(estimator.result_, metric=metric).plot()
+
 
     def caption(self) -> str:
         """Return what to see in the figure."""
