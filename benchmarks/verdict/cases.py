@@ -3,7 +3,7 @@
 import hashlib
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +90,36 @@ def read_sweeps(path: Path, split: str | None = None) -> list[DataCurve]:
     return curves
 
 
-def cases_of(curves: list[DataCurve]) -> list[Case]:
-    """Return every case of every curve: all horizons, seen densely and as a user would have measured."""
-    return [case for curve in curves for case in _cases(curve)]
+def synthetic_curves(number: int = 18, seed: int = 0) -> list[DataCurve]:
+    """Return curves of known law with the noise of small experiments, which the public curves lack."""
+    generator, curves = np.random.default_rng(seed), []
+    k = np.round(25 * np.sqrt(2.0) ** np.arange(17))
+    for at in range(number):
+        exponent, floor, place = generator.uniform(0.2, 0.9), generator.uniform(0, 0.3), generator.uniform(20, 200)
+        laws = (
+            floor + (1 - floor) * (k / 10) ** -exponent,
+            floor + (1 - floor) / (1 + (k / place) ** exponent),
+            (k / 10) ** -0.1 * (1 + (k / place) ** -2) ** exponent,
+        )
+        noise = (0.005, 0.02, 0.05)[at // 3 % 3] * generator.standard_normal((k.size, 1 if at % 2 else 3))
+        name = f"synthetic {at}"
+        curves.append(DataCurve("synthetic", "synthetic", name, "loss", k, laws[at % 3][:, None] * np.exp(noise)))
+    return curves
+
+
+def cases_of(curves: list[DataCurve], most_hidden: int | None = None) -> list[Case]:
+    """Return every case of every curve: all horizons, seen densely and as a user would have measured.
+
+    `most_hidden` thins what is hidden out, evenly by position, where time matters more than the last digit.
+    """
+    return [_thinned(case, most_hidden) for curve in curves for case in _cases(curve)]
+
+
+def _thinned(case: Case, most: int | None) -> Case:
+    if most is None or case.hidden_sizes.size <= most:
+        return case
+    kept = np.unique(np.round(np.linspace(0, case.hidden_sizes.size - 1, most)).astype(int))
+    return replace(case, hidden_sizes=case.hidden_sizes[kept], hidden_scores=case.hidden_scores[kept])
 
 
 def file_hash(path: Path) -> str:

@@ -72,7 +72,7 @@ def test_data_curve_draws_and_tables_the_metric(result):
     assert k.tolist() == curve["k"]
     assert drawn.tolist() == curve["mean"]
     header, rows = display.table()
-    assert header == ("images", "accuracy", "low", "high")
+    assert header == ("images", "accuracy", "low", "high", "kind")
     assert rows == list(zip(curve["k"], curve["mean"], curve["low"], curve["high"], strict=True))
 
 

@@ -53,9 +53,9 @@ def test_result_is_plain_json_of_the_agreed_shape():
     assert set(found) == {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance"} | {
         "outlook",
         "baseline",
-    }
+    , "forecast"}
     assert set(found["criteria"]) == {"accuracy", "heldout_loss", "accuracy_target", "fixed_surface"}
-    assert set(found["curves"]) == {"accuracy", "heldout_loss", "fixed_surface"}
+    assert set(found["curves"]) == {"accuracy", "accuracy_forecast", "heldout_loss", "fixed_surface"}
     assert found["curves"]["accuracy"]["unit"] == "share"
     assert [row["k"] for row in found["variance"]] == SIZES
     assert [row["seeds"] for row in found["variance"]] == [None] * 4

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from stillscape import _checks
 from stillscape._errors import InputError
 
-KINDS = ("measured", "identity", "closed form", "plug-in bound", "estimate")
+KINDS = ("measured", "identity", "closed form", "plug-in bound", "estimate", "forecast")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Curve:
         low: lower end of the band, or None where there is none.
         high: upper end of the band, or None where there is none.
         kind: "measured"; "identity" (true for any model); "closed form"; "plug-in bound" (a bound with measured
-            constants, hence no certificate); "estimate" (by a theory that may not hold here).
+            constants, hence no certificate); "estimate" (by a theory that may not hold here);
+            "forecast" (beyond what was measured).
         unit: "nats", "share" (0..1), "distance", "curvature" (nats per squared distance).
 
     >>> Curve([1, 2], [0.5, float("nan")], None, None, "measured", "nats").to_dict()["mean"]

@@ -21,7 +21,7 @@ class Series:
         mean: values.
         low: lower ends of the intervals; all NaN where there are none.
         high: upper ends of the intervals.
-        kind: "measured", "identity", "closed form", "plug-in bound" or "estimate".
+        kind: "measured", "identity", "closed form", "plug-in bound", "estimate" or "forecast".
     """
 
     k: Float[np.ndarray, " sizes"]

@@ -194,7 +194,7 @@ def smallest_resolution(num_groups: int, level: float) -> float:
 
 COLLECT = (
     "collect more images, to begin with about twice as many in all, and run again; "
-    "how many will do in the end cannot be read from sizes that are not yet enough"
+    "how many will do in the end can be forecast from these sizes, but not measured"
 )
 _CHANGE_MODEL = (
     "train more of the model, or choose another one; more images like these are unlikely to get there, since three "

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from scipy.special import betaincinv, ndtri
 from scipy.stats import qmc
 
-MOST_OF_FLOOR = 0.995  # of the loss at the largest size; nearer to 1 the curve is flat and its exponent means nothing
+MOST_OF_FLOOR = 1 - 1e-6  # of the loss at the largest size: there the curve is flat
 _STEEPEST = 50.0  # of a log curve within the sizes at hand: a factor of e^50 is as good as any larger one
 
 
@@ -28,8 +28,8 @@ class Forms:
 
     g falls like k^-b0 before the bend at log size s and like k^-b1 after it; a says how sharply it bends. With b0 = 0
     and a = 1 this is the shifted power law, with b0 = 0 and a = b1 the rectified law of fine-tuning curves
-    (arXiv 2402.02314, its pre-power phase), with the bend outside the data the power law with a constant; b0 > b1 is a
-    steep start that gives way to a slower law. c is set by `floor`, the share of the loss at k_last that
+    (arXiv 2402.02314, its pre-power phase), with b0 = b1 the power law with a constant; b0 > b1 is a steep start that
+    gives way to a slower law. c is set by `floor`, the share of the loss at k_last that
     no data remove.
 
     Attributes:
@@ -91,8 +91,9 @@ def draw_forms(span: float, number: int, prior: Mapping[str, float]) -> Forms:
     above = np.clip((u[:, 3] - none) / (1 - none), 0, 1)
     floor = np.minimum(betaincinv(prior["floor_alpha"], prior["floor_beta"], above), MOST_OF_FLOOR)
     slowing = u[:, 5] < prior["slowing_share"]
+    straight = u[:, 5] > 1 - prior["straight_share"]
     return Forms(
-        before=np.where(slowing, exponent, 0.0),
+        before=np.where(slowing | straight, exponent, 0.0),
         after=np.where(slowing, exponent * u[:, 4], exponent),
         sharpness=sharpness,
         bend=first + u[:, 2] * (last - first),

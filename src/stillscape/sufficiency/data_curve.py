@@ -18,7 +18,7 @@ from stillscape.sufficiency.doublings import check_sizes
 KINDS = ("loss", "score")
 FEWEST_SIZES = 3
 FARTHEST = 1e4  # times the largest measured size; a target not met by then is as good as never met
-VALIDATED = 16  # times the largest measured size; farther out no interval was ever held against what came
+VALIDATED = 8  # times the largest measured size; farther out no interval was ever held against what came
 _PER_DOUBLING = 6  # points of the grid on which sizes are sought; between them the curve is straight in logs
 _LEAST_ERROR = 1e-4  # of a perfect score; no held-out set of fewer than ten thousand images can tell it from none
 
@@ -167,7 +167,7 @@ def required_size(
 
 def forecast_from(believed: CurvePosterior, asked: np.ndarray, level: float, kind: str) -> Forecast:
     """Return the forecast that a posterior makes; for whoever asks one posterior several things."""
-    drawn = _to_scores(np.exp(believed.scores(asked)), kind)
+    drawn = to_scores(np.exp(believed.scores(asked)), kind)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     status, reason = _how_far(float(asked.max()), believed.last)
     return Forecast(asked, drawn.mean(axis=0), low, high, level, kind, status, reason)
@@ -193,10 +193,10 @@ def believe(sizes: ArrayLike, scores: ArrayLike, kind: str, prior: Mapping[str, 
     """Return the posterior of the curve, from scores of any kind, their repeats averaged."""
     _checks.one_of("kind", kind, KINDS)
     k, table = _table(sizes, scores)
+    _check_range(table, kind)
     counts = np.isfinite(table).sum(axis=1)
     if not counts.all():
         raise InputError(f"scores has no number at size {k[counts == 0][0]}; leave that size out.")
-    _check_range(table, kind)
     mean = np.nanmean(table, axis=1)
     losses, least = mean, 0.0
     if kind == "score":
@@ -249,7 +249,7 @@ def log_loss_goal(target: float, kind: str) -> float:
     return math.log(value) if value > 0 else -math.inf
 
 
-def _to_scores(losses: np.ndarray, kind: str) -> np.ndarray:
+def to_scores(losses: np.ndarray, kind: str) -> np.ndarray:
     return losses if kind == "loss" else 1 - np.minimum(losses, 1.0)
 
 
@@ -275,7 +275,8 @@ def _quantiles(values: np.ndarray, shares: list[float]) -> np.ndarray:
 
 
 def _size(log_size: float) -> float | None:
-    return None if math.isinf(log_size) else math.exp(log_size)
+    # Ten digits: a size that lies on the grid should come back as it went in.
+    return None if math.isinf(log_size) else float(f"{math.exp(log_size):.10g}")
 
 
 def _answer(

@@ -20,6 +20,7 @@ from stillscape.convergence import (
     variance_components,
 )
 from stillscape.sufficiency.baseline import not_above_baseline, standing
+from stillscape.sufficiency.beyond import outlook_beyond
 from stillscape.sufficiency.classes import FEW_CHANGES
 from stillscape.sufficiency.criteria import gain_criterion, smallest_resolution, target_criterion
 from stillscape.sufficiency.criterion import Criterion
@@ -36,7 +37,7 @@ class Panel:
 
     Attributes:
         result: {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance", "outlook",
-            "baseline"}, and "worth" where a price is asked about; plain values.
+            "baseline", "forecast"}, and "worth" where a price is asked about; plain values.
         best_draws: bootstrap draws of the question's metric at the largest size, (B,), for `overall_verdict`.
         criteria: by name, with what `result` leaves out.
     """
@@ -119,6 +120,11 @@ def assemble(
     verdict = adaptation_verdict(adapt, criteria, steps, {**question, "sizes": np.asarray(sizes).tolist()})
     if floor is not None and not floor["above"] and verdict["status"] == "not_reached":
         verdict["sentence"] += f" Beware: {floor['sentence']}."
+    beyond = outlook_beyond(metric, sizes, _by_permutation(asked.scores, permutation_ids), question)
+    if beyond is not None:
+        curves |= beyond[1]
+        if verdict["status"] != "reached":
+            verdict["sentence"] += f" {beyond[0]['sentence']}"
     now = (steps[-1]["high"] - steps[-1]["low"]) / 2 if steps else 0.0
     values = scores[metric]
     shared = 0.0 if callable(values) else shared_variance(values, sizes, groups, permutation_ids)
@@ -138,11 +144,18 @@ def assemble(
             sizes, asked.heldout, asked.scores, permutation_ids, level=level, now=now, shared=shared, seed=seed
         ),
         "baseline": floor,
+        "forecast": None if beyond is None else beyond[0],
     }
     if question.get("cost_per_image") is not None:
         price = {name: question[name] for name in ("cost_per_image", "value_per_point")}
         result["worth"] = worth_table(steps, **price)
     return Panel(result, asked.draws[:, -1], criteria)
+
+
+def _by_permutation(scores: np.ndarray, permutation_ids: ArrayLike) -> np.ndarray:
+    """Return the mean over seeds of each order: seeds of one order share its images, and are no repeats of it."""
+    ids = np.asarray(permutation_ids)
+    return np.array([scores[ids == each].mean(axis=0) for each in np.unique(ids)])
 
 
 def _measure(

@@ -9,7 +9,7 @@ import numpy as np
 from stillscape._errors import InputError
 from stillscape.report import style, words
 from stillscape.report.displays.base import Display, Table, draw_series, padded
-from stillscape.report.series import Series, entry_of, needed_series
+from stillscape.report.series import Series, entry_of, needed_series, series_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +29,7 @@ class DataCurveDisplay(Display):
         target: value asked for, or None.
         runs: (k, metric) of each single run, shape (runs, 2).
         look: color and marker.
+        ahead: the forecast beyond the largest size, or None.
     """
 
     adapt: str
@@ -40,6 +41,7 @@ class DataCurveDisplay(Display):
     target: float | None
     runs: np.ndarray
     look: dict[str, Any]
+    ahead: Series | None = None
 
     @classmethod
     def from_result(cls, result: Mapping[str, Any], adapt: str | None = None, metric: str | None = None) -> Self:
@@ -71,11 +73,9 @@ class DataCurveDisplay(Display):
             target=question.get("target") if metric == asked else None,
             runs=np.array(runs, dtype=float).reshape(-1, 2),
             look=style.adaptation_style([each["adapt"] for each in result["results"]].index(entry["adapt"])),
+            ahead=series_of(entry, f"{metric}_forecast"),
         )
 
-    def title(self) -> str:
-        """Return the figure's title."""
-        return f"{words.sentence_case(words.curve_name(self.metric))} on held-out images"
     @classmethod
     def from_estimator(
         cls,
@@ -115,6 +115,9 @@ class DataCurveDisplay(Display):
             estimator.fit(X, y, groups=groups)
         return cls.from_result(estimator.result_, metric=metric).plot()
 
+    def title(self) -> str:
+        """Return the figure's title."""
+        return f"{words.sentence_case(words.curve_name(self.metric))} on held-out images"
 
     def caption(self) -> str:
         """Return what to see in the figure."""
@@ -130,30 +133,47 @@ class DataCurveDisplay(Display):
             parts.append(
                 f"The gray band around that value is ±{error}: what the choice of held-out images alone can do."
             )
+        if self.ahead is not None:
+            parts.append(
+                f"Dashed, in the hatched band: the forecast, up to {words.images(self.ahead.k[-1])}; "
+                "nothing there was measured."
+            )
         if self.verdict.get("k_star") is not None:
             reach = words.span(self.verdict.get("low"), self.verdict.get("high"))
             parts.append(f"The diamond marks the sufficient size k* = {words.count(self.verdict['k_star'])} ({reach}).")
         return " ".join(parts)
 
     def table(self) -> Table:
-        """Return sizes, means and intervals."""
-        return ("images", self.metric, "low", "high"), self.series.rows()
+        """Return sizes, means and intervals, and which of them are forecasts."""
+        rows = [(*row, "measured") for row in self.series.rows()]
+        ahead = [] if self.ahead is None else [(*row, "forecast") for row in self.ahead.rows()]
+        return ("images", self.metric, "low", "high", "kind"), rows + ahead
 
     def _draw(self, ax: "Axes") -> None:
         percent = words.in_percent(self.metric)
         style.label_axes(ax, words.sentence_case(words.curve_name(self.metric)))
-        style.size_axis(ax, self.series.k)
+        style.size_axis(ax, self.series.k if self.ahead is None else np.union1d(self.series.k, self.ahead.k))
         self._draw_levels(ax)
         if len(self.runs):
             ax.plot(*self.runs.T, ".", color=self.look["color"], alpha=0.5, markersize=5.5, markeredgewidth=0)
         band = f", {words.percent(self.level)} interval" if self.series.has_band else ""
         draw_series(ax, self.series, f"mean of all runs{band}", **self.look)
         extra = [] if self.target is None else [np.array([self.target])]
+        if self.ahead is not None:
+            self._draw_ahead(ax, self.ahead)
+            extra += [self.ahead.mean, self.ahead.low, self.ahead.high]
         seen = [self.series.mean, self.series.low, self.series.high, self.runs[:, 1], *extra]
         low, high = padded(seen, below=0.2)
         value_ceiling = 1.02 if not words.is_nats(self.metric) else np.inf
         style.value_axis(ax, low, min(high, value_ceiling), percent=percent)
         self._draw_k_star(ax)
+
+    def _draw_ahead(self, ax: "Axes", ahead: Series) -> None:
+        color = self.look["color"]
+        ax.fill_between(
+            ahead.k, ahead.low, ahead.high, facecolor="none", edgecolor=color, alpha=0.35, linewidth=0, hatch="///"
+        )
+        ax.plot(ahead.k, ahead.mean, color=color, linestyle=(0, (5, 3)), label="forecast, with its interval")
 
     def _draw_levels(self, ax: "Axes") -> None:
         finite = self.series.mean[np.isfinite(self.series.mean)]
