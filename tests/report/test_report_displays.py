@@ -73,7 +73,19 @@ def test_data_curve_draws_and_tables_the_metric(result):
     assert drawn.tolist() == curve["mean"]
     header, rows = display.table()
     assert header == ("images", "accuracy", "low", "high", "kind")
-    assert rows == list(zip(curve["k"], curve["mean"], curve["low"], curve["high"], strict=True))
+    measured = zip(curve["k"], curve["mean"], curve["low"], curve["high"], strict=True)
+    assert rows == [(*row, "measured") for row in measured]
+
+
+def test_data_curve_tells_forecast_from_measurement(result):
+    entry = result["results"][1]
+    ahead = {"k": [400, 800], "mean": [0.9, 0.92], "low": [0.88, 0.85], "high": [0.92, 0.95], "kind": "forecast"}
+    changed = {**entry, "curves": {**entry["curves"], "accuracy_forecast": ahead}}
+    results = [changed if each is entry else each for each in result["results"]]
+    display = DataCurveDisplay.from_result({**result, "results": results}, "last-layers:1").plot()
+    assert line(display, "forecast")[1].tolist() == ahead["mean"]
+    assert display.table()[1][-1] == (800, 0.92, 0.85, 0.95, "forecast")
+    assert "nothing there was measured" in display.caption()
 
 
 def test_data_curve_takes_the_leading_adaptation_and_its_k_star(result):

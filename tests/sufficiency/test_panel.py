@@ -53,7 +53,8 @@ def test_result_is_plain_json_of_the_agreed_shape():
     assert set(found) == {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance"} | {
         "outlook",
         "baseline",
-    , "forecast"}
+        "forecast",
+    }
     assert set(found["criteria"]) == {"accuracy", "heldout_loss", "accuracy_target", "fixed_surface"}
     assert set(found["curves"]) == {"accuracy", "accuracy_forecast", "heldout_loss", "fixed_surface"}
     assert found["curves"]["accuracy"]["unit"] == "share"
