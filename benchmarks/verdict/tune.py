@@ -1,7 +1,7 @@
 """Fit the numbers of the forecast's prior to development curves; nothing else is tuned, and nothing by hand.
 
     python benchmarks/verdict/tune.py --curves development.csv --write          # the numbers that ship
-    python benchmarks/verdict/tune.py --curves development.csv --leave bird     # without one data set, scored on it
+    python benchmarks/verdict/tune.py --curves development.csv --leave bird --write   # without a data set, scored on it
 
 A random search: from the best numbers so far some are changed at random, and kept if the objective falls. The objective
 is the mean over cases of the log interval score and of the log error of the scores, of the interval score and the hits
@@ -21,6 +21,7 @@ from ours import Ours
 from scoring import score_all
 
 PRIOR = Path(__file__).parents[2] / "src" / "stillscape" / "sufficiency" / "curve_prior.json"
+LEFT_OUT = Path(__file__).with_name("left_out.json")
 LEVEL = 0.9
 HIDDEN = 30  # sizes of each case that are scored while searching
 #: How far a number may jump: "add" and "share" (kept within 0..1) by a normal step, "times" by a factor.
@@ -120,7 +121,10 @@ def main() -> None:
         left = [case for case in cases_of(curves) if case.curve.dataset == asked.leave]
         rows = score_all(Ours(best), left, LEVEL).select_dtypes(["number", "bool"])
         print(rows.groupby(["few", "horizon"]).mean().round(4).to_string())
-    if asked.write:
+    if asked.write and asked.leave:
+        known = json.loads(LEFT_OUT.read_text()) if LEFT_OUT.is_file() else {}
+        LEFT_OUT.write_text(json.dumps(known | {asked.leave: best}, indent=1, sort_keys=True) + "\n")
+    elif asked.write:
         inputs = {path.name: file_hash(path) for path in (asked.curves, asked.sweeps) if path}
         rounded = {name: float(f"{number:.4g}") for name, number in best.items()}
         text = {"script": "benchmarks/verdict/tune.py", "inputs_sha256": inputs, "tries": asked.tries, "prior": rounded}

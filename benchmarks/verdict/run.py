@@ -1,0 +1,105 @@
+"""How good is the forecast of data curves, against the forms that people fit?
+
+    python benchmarks/verdict/run.py --curves development.csv [--sweeps curves/curves.parquet] [--split development]
+
+Of each curve the last 1/2, 3/4 or 7/8 of its range is hidden; at most 24 sizes are seen, or at most 6 that double, as a
+user has them. Numbers fitted to other curves were fitted without the data set that is scored, where `left_out.json`
+holds such numbers; elsewhere the row says "in sample". Differences are paired over curves: the ratio of geometric means
+of interval scores with a bootstrap interval, and Wilcoxon's signed-rank test.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from cases import Case, cases_of, file_hash, read_benchmark, read_sweeps, synthetic_curves
+from ours import Ours
+from rivals import RIVALS
+from scipy.stats import wilcoxon
+from scoring import Answer, score_all
+
+HERE = Path(__file__).parent
+LEFT_OUT = HERE / "left_out.json"
+OURS = "stillscape"
+LEVEL = 0.9
+FIGURES = ["rmse", "covered", "width", "within_1.25", "within_2", "size_covered", "open_ended", "size_interval_score"]
+
+
+class LeaveOneOut:
+    """Our forecast, each data set with the numbers that were fitted without it."""
+
+    def __init__(self) -> None:
+        held = json.loads(LEFT_OUT.read_text()) if LEFT_OUT.is_file() else {}
+        self.by_dataset = {name: Ours(prior) for name, prior in held.items()}
+        self.shipped = Ours()
+
+    def __call__(self, case: Case, level: float) -> Answer:
+        """Return what it says of a case."""
+        return self.by_dataset.get(case.curve.dataset, self.shipped)(case, level)
+
+
+def compare(rows: pd.DataFrame, seed: int = 0) -> list[dict]:
+    """Return for each rival how our interval score relates to its own, over curves."""
+    keys = ["curve", "horizon"]
+    found = []
+    for (domain, few), part in rows.groupby(["domain", "few"]):
+        wide = part.pivot_table(index=keys, columns="estimator", values="log_interval_score")
+        for rival in wide.columns.drop(OURS):
+            difference = (wide[OURS] - wide[rival]).groupby("curve").mean().to_numpy()
+            found.append(
+                {
+                    "domain": domain, "few": bool(few), "rival": rival, "curves": difference.size,
+                    "interval_score_ratio": float(np.exp(difference.mean())), **_interval(difference, seed),
+                    "wilcoxon_p": float(wilcoxon(difference).pvalue) if difference.size > 5 else None,
+                }
+            )  # fmt: skip
+    return found
+
+
+def _interval(difference: np.ndarray, seed: int) -> dict[str, float]:
+    generator = np.random.default_rng(seed)
+    means = generator.choice(difference, (2000, difference.size)).mean(axis=1)
+    low, high = np.exp(np.quantile(means, [0.05, 0.95]))
+    return {"ratio_low": float(low), "ratio_high": float(high)}
+
+
+def main() -> None:
+    """Score every estimator on every case, print the tables, keep them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--curves", type=Path, help="CSV in the form of the public benchmark")
+    parser.add_argument("--sweeps", type=Path, help="parquet of fine-tuning tasks")
+    parser.add_argument("--split", choices=["development", "held_out"], help="of the fine-tuning tasks; default: both")
+    parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    asked = parser.parse_args()
+    curves = synthetic_curves(seed=1)  # other ones than those the numbers were fitted to
+    curves += read_benchmark(asked.curves) if asked.curves else []
+    curves += read_sweeps(asked.sweeps, asked.split) if asked.sweeps else []
+    cases, tables = cases_of(curves), []
+    for name, estimator in {OURS: LeaveOneOut(), **RIVALS}.items():
+        began = time.perf_counter()
+        tables.append(score_all(estimator, cases, LEVEL).assign(estimator=name))
+        print(f"{name}: {len(cases)} cases in {time.perf_counter() - began:.0f} s", flush=True)
+    rows = pd.concat(tables, ignore_index=True)
+    means = rows.groupby(["domain", "few", "horizon", "estimator"])[FIGURES].mean()
+    means["interval_score"] = np.exp(rows.groupby(means.index.names).log_interval_score.mean())
+    summary = means.round(4).reset_index()
+    pairs = compare(rows)
+    with pd.option_context("display.width", 200, "display.max_rows", None):
+        print(summary.to_string(index=False))
+        print(pd.DataFrame(pairs).round(3).to_string(index=False))
+    inputs = {path.name: file_hash(path) for path in (asked.curves, asked.sweeps) if path}
+    held = json.loads(LEFT_OUT.read_text()) if LEFT_OUT.is_file() else {}
+    record = {
+        "level": LEVEL, "inputs_sha256": inputs, "split": asked.split, "left_out": sorted(held),
+        "python": platform.python_version(), "cases": len(cases),
+        "summary": summary.to_dict("records"), "pairs": pairs,
+    }  # fmt: skip
+    asked.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
