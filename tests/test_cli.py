@@ -226,7 +226,7 @@ def test_labels_that_do_not_match_are_named(small, photos, tmp_path):
 
 
 def test_every_command_teaches_by_example():
-    for command in ("demo", "run", "plan", "doctor", "report"):
+    for command in ("demo", "run", "plan", "doctor", "report", "watch", "forecast"):
         code, out, _ = call(command, "--help")
         assert code == 0
         assert command in out
