@@ -22,6 +22,11 @@ TESTS = {
     "curve": "tests/curvature/test_difference.py::test_",
     "trace": "tests/curvature/test_trace.py::test_",
     "density": "tests/curvature/test_density.py::test_",
+    "takeuchi": "tests/evidence/test_takeuchi.py::test_",
+    "without": "tests/evidence/test_leave_one_out.py::test_",
+    "added": "tests/evidence/test_added_sample.py::test_",
+    "halves": "tests/evidence/test_halves.py::test_",
+    "moving": "tests/evidence/test_moving_optimum.py::test_",
     "minimum": "tests/bounds/test_bounds_minimum.py::test_",
 }
 

@@ -5,10 +5,20 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from scripts.formula_table import attention, block, bounds, curvature, lemmas, one_more_sample, sizes, whole_data
+from scripts.formula_table import (
+    attention,
+    block,
+    bounds,
+    curvature,
+    evidence,
+    lemmas,
+    one_more_sample,
+    sizes,
+    whole_data,
+)
 from scripts.formula_table.row import Row
 
-SUBJECTS = (attention, block, lemmas, bounds, one_more_sample, whole_data, sizes, curvature)
+SUBJECTS = (attention, block, lemmas, bounds, one_more_sample, whole_data, sizes, curvature, evidence)
 
 HEAD = """# Formula, function, test, measured error
 

@@ -70,7 +70,7 @@ class SoftmaxHead:
 def softmax_hessian(features: ArrayLike, weights: ArrayLike) -> Float[np.ndarray, "P P"]:
     r"""Return the mean Hessian of cross-entropy in the weights of a linear head; it equals its Gauss-Newton matrix.
 
-        H = mean_i (diag(p_i) - p_i p_i') (x) x_i x_i',   p_i = softmax(W x_i)             (docs/theory, section 5.4)
+        H = mean_i (diag(p_i) - p_i p_i') (x) x_i x_i',   p_i = softmax(W x_i)             (docs/theory, section 5.7)
 
     Args:
         features: x_i, (n, p).

@@ -11,6 +11,7 @@ import torch
 from stillscape._errors import InputError
 from stillscape.data import ImageSet
 from stillscape.experiments.bench import Bench
+from stillscape.experiments.evidence import IMAGES
 from stillscape.experiments.local import num_workers
 from stillscape.experiments.plan import Plan
 from stillscape.experiments.threads import thread_count
@@ -19,6 +20,7 @@ from stillscape.training import fit, score
 
 MEASURED_IMAGES = 32
 MEASURED_STEPS = 3
+EVIDENCE_PRODUCTS = 150  # with each image, at each size of each order: Takeuchi's forecast and halves
 START_S = 10.0  # imports, worker start, analysis and report, on a machine such as a laptop
 
 
@@ -135,6 +137,9 @@ def _cost(bench: Bench, adapt: str, rates: Rates, activation_bytes: int) -> Cost
     # A slope costs about two scorings; a product with a Hessian about four trainings of one image, 20 of them each.
     probes = plan.repeats * probe_images * (len(bench.sizes) + plan.directions) * 3
     products = (plan.repeats * plan.curvature_images * 20 + min(plan.curvature, probe_images) * 60) * 8
+    if plan.evidence:
+        looked_at = min(IMAGES, len(bench.held_out_rows(0)))
+        products += len(bench.sizes) * plan.repeats * looked_at * EVIDENCE_PRODUCTS * 8
     cached = n * (rates.read + rates.encode)
     seconds = cached + steps * rates.step + (scored + probes + products) * rates.score
     passes = scored + (steps if convex else steps * recipe.batch)
