@@ -50,7 +50,7 @@ RUNS = WORK / "runs"
 GRID = (25, 35, 50, 71, 100, 141, 200, 283, 400, 566, 800, 1131, 1600)  # ratio sqrt(2)
 SPLIT = {"digits": "development", "mnist-5k": "development", "fashion-mnist": "held_out", "animal-mnist": "held_out"}
 LIBRARY_COMMIT = "c9080b9"  # whose code measured what is stored
-CONTROL_TRAINING, CONTROL_HELD_OUT = 400, 1000
+CONTROL_TRAINING, CONTROL_HELD_OUT = 400, 600
 # The bundled ViT was pre-trained on the other two.
 DATA = {"bundled": ("digits", "animal-mnist"), "vit-s": ("digits", "fashion-mnist", "animal-mnist", "mnist-5k")}
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
