@@ -1,6 +1,7 @@
 """How much data is enough: criteria over measured curves, and the verdict in plain words."""
 
 from stillscape.sufficiency.anytime import AnytimeGain, anytime_gain, training_variances
+from stillscape.sufficiency.beyond import settling_size
 from stillscape.sufficiency.classes import class_statuses, classes_sentence
 from stillscape.sufficiency.collecting import collecting_verdict, null_hypothesis
 from stillscape.sufficiency.criteria import gain_criterion, smallest_resolution, target_criterion
@@ -44,6 +45,7 @@ __all__ = [
     "outlook_sentence",
     "overall_verdict",
     "required_size",
+    "settling_size",
     "shared_variance",
     "smallest_resolution",
     "target_criterion",

@@ -124,7 +124,8 @@ def outlook_sentence(outlook: Mapping[str, float], metric: str) -> str:
     >>> outlook_sentence({"now": 0.01, "twice_heldout": 0.008, "twice_repeats": 0.009}, "accuracy")[:60]
     'The gain of the last doubling is known to plus or minus 1 po'
     """
-    now, images, repeats = (wording.amount(metric, outlook[name]) for name in ("now", "twice_heldout", "twice_repeats"))
+    names = ("now", "twice_heldout", "twice_repeats")
+    now, images, repeats = (wording.amount(metric, outlook[name], finer=True) for name in names)
     return (
         f"The gain of the last doubling is known to plus or minus {now}; with twice as many held-out images it would "
         f"be about {images}, with twice as many repeats about {repeats}."

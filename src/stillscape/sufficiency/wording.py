@@ -38,16 +38,18 @@ def higher_is_better(metric: str) -> bool:
     return not ("loss" in metric or "error" in metric)
 
 
-def amount(metric: str, difference: float, *, signed: bool = False) -> str:
-    """Return a difference of the metric, with its unit.
+def amount(metric: str, difference: float, *, signed: bool = False, finer: bool = False) -> str:
+    """Return a difference of the metric, with its unit; `finer` gives one digit more, where small ones are compared.
 
     >>> amount("accuracy", 0.0123), amount("accuracy", 0.01), amount("heldout_loss", -0.0312, signed=True)
     ('1.2 points', '1 point', '-0.031 nats')
+    >>> amount("accuracy", 0.00234, finer=True)
+    '0.23 points'
     """
     if in_points(metric):
-        number = _number(100 * difference, 1, signed)
+        number = _number(100 * difference, 1 + finer, signed)
         return f"{number} point" if number.lstrip("+-") == "1" else f"{number} points"
-    return _number(difference, 3, signed) + (" nats" if _in_nats(metric) else "")
+    return _number(difference, 3 + finer, signed) + (" nats" if _in_nats(metric) else "")
 
 
 def span(metric: str, low: float, high: float) -> str:
