@@ -13,7 +13,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,7 @@ def read_sweeps_of(split: str | None) -> list[Sweep]:
     return found
 
 
-@lru_cache(maxsize=None)
+@cache
 def _outlook(sizes: tuple[int, ...], accuracy: bytes, orders: int) -> dict[str, float]:
     table = np.frombuffer(accuracy).reshape(len(sizes), orders).T
     found = outlook_beyond("accuracy", np.array(sizes), table, QUESTION)
