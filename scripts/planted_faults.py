@@ -49,6 +49,7 @@ SAMPLING = "tests/bounds/test_bounds_finite_sample.py"
 PRODUCTS = "tests/curvature/test_per_sample.py"
 CURVE = "tests/curvature/test_difference.py"
 ANYTIME = "tests/sufficiency/test_anytime.py"
+FORECAST = "tests/sufficiency/test_data_curve.py"
 CAPITAL = f"{ANYTIME}::test_capital_is_one_on_average_just_at_the_tolerance"
 
 
@@ -269,6 +270,33 @@ FAULTS = (
           "shared = min(shared, training, images * units.size)", "shared = 0.0",
           ("tests/sufficiency/test_classes.py::test_the_outlook_is_what_more_data_would_do",)),
     # ---- stopping while collecting
+    Fault("form bends the wrong way", "sufficiency/curve_prior.py",
+          "-before * x - (after - before) / sharpness", "-before * x + (after - before) / sharpness",
+          (f"{FORECAST}::test_forms_are_the_laws_they_are_named_after",)),
+    Fault("weight by fit instead of evidence", "sufficiency/curve_posterior.py",
+          "-np.log(np.diag(root)).sum() - np.log(precision) / 2 - (shape", "-(shape / 2",
+          (f"{FORECAST}::test_weights_are_marginal_likelihoods",)),
+    Fault("a forecast that forgets where the curve has strayed to", "sufficiency/curve_posterior.py",
+          "mean[of_it] += self.residuals[of_it] @ gain", "mean[of_it] += 0.0 * self.residuals[of_it] @ gain",
+          (f"{FORECAST}::test_forecast_moments_are_those_of_conditioning",)),
+    Fault("the level is taken for known", "sufficiency/curve_posterior.py",
+          " + np.outer(left, left) / shared.precision_of_level", "",
+          (f"{FORECAST}::test_forecast_moments_are_those_of_conditioning",)),
+    Fault("paths without what strays", "sufficiency/curve_posterior.py",
+          "stretch[of_it] * (strays + drift[of_it])", "stretch[of_it] * drift[of_it]",
+          (f"{FORECAST}::test_paths_have_the_spread_of_scores_without_noise",)),
+    Fault("accuracies are read as losses", "sufficiency/data_curve.py",
+          "losses = 1 - mean", "losses = mean",
+          (f"{FORECAST}::test_a_score_is_one_less_its_loss",)),
+    Fault("a target that is never met counts as met last", "sufficiency/data_curve.py",
+          "np.where(met[:, 0], log_sizes[0], np.inf)", "np.where(met[:, 0], log_sizes[0], log_sizes[-1])",
+          (f"{FORECAST}::test_statuses",)),
+    Fault("repeats don't count", "sufficiency/data_curve.py",
+          "squares = np.nansum(deviations**2, axis=1) / counts", "squares = np.nansum(deviations**2, axis=1)",
+          (f"{FORECAST}::test_repeats_narrow_the_interval",)),
+    Fault("settled where one doubling pays no more", "sufficiency/beyond.py",
+          "np.logical_and.accumulate((paths.gains <= epsilon)[:, ::-1], axis=1)[:, ::-1]", "paths.gains <= epsilon",
+          ("tests/sufficiency/test_beyond.py::test_a_rest_on_the_way_is_not_the_end",)),
     Fault("capital without weights of the starts", "sufficiency/anytime.py",
           "weights = -np.log(starts * (starts + 1.0)) - math.log(total.shape[1])",
           "weights = np.zeros(starts.size) - math.log(total.shape[1])", (f"{CAPITAL}[shape4]",)),

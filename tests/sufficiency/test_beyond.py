@@ -69,3 +69,9 @@ def test_too_few_sizes_give_no_forecast():
     assert outlook_beyond("accuracy", SIZES[:2], _accuracy(SIZES)[:, :2], QUESTION) is None
     with pytest.raises(InputError, match="epsilon"):
         settling_size(SIZES, _accuracy(SIZES).T, epsilon=0.0, kind="score")
+
+
+def test_a_rest_on_the_way_is_not_the_end():
+    resting = np.array([0.50, 0.60, 0.61, 0.615, 0.72, 0.82])  # 50 to 200 gain little, and then it goes on
+    found = settling_size(SIZES, np.tile(resting, (3, 1)).T, epsilon=0.05, kind="score")
+    assert found.low > 150

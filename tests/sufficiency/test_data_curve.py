@@ -245,3 +245,12 @@ def test_bad_targets_are_told():
         forecast([10, 20, 40], [0.5, 0.4, 0.3], [0])
     with pytest.raises(InputError, match="level"):
         forecast([10, 20, 40], [0.5, 0.4, 0.3], [80], level=1.5)
+
+
+@given(seed=st.integers(0, 100))
+@settings(max_examples=5, deadline=None)
+def test_a_score_is_one_less_its_loss(seed: int):
+    losses = np.minimum(_noisy(seed), 0.95)
+    of_loss, of_score = forecast(SIZES, losses, [1600]), forecast(SIZES, 1 - losses, [1600], kind="score")
+    np.testing.assert_allclose(of_score.mean, 1 - of_loss.mean, atol=1e-12)
+    np.testing.assert_allclose(of_score.low, 1 - of_loss.high, atol=1e-12)
