@@ -54,6 +54,7 @@ def test_result_is_plain_json_of_the_agreed_shape():
         "outlook",
         "baseline",
         "forecast",
+        "stability",
     }
     assert set(found["criteria"]) == {"accuracy", "heldout_loss", "accuracy_target", "fixed_surface"}
     assert set(found["curves"]) == {"accuracy", "accuracy_forecast", "heldout_loss", "fixed_surface"}

@@ -16,7 +16,7 @@ from stillscape.experiments.plan import Plan
 from stillscape.experiments.provenance import numbers_from
 from stillscape.experiments.store import SCHEMA, Store
 from stillscape.experiments.surface import measure_surface
-from stillscape.sufficiency import assemble, class_statuses, classes_sentence, outlook_sentence, overall_verdict
+from stillscape.sufficiency import assemble, class_statuses, overall_verdict, sentences_beside
 from stillscape.training import METRICS
 
 DRAWS = 1000
@@ -100,15 +100,12 @@ def _measured(collected: Collected, probes: Store, question: dict[str, Any]) -> 
         permutation_ids=collected.permutation_ids, seed_ids=collected.seed_ids, epsilon=plan.epsilon,
         level=plan.level, draws=DRAWS,
     )  # fmt: skip
-    said = [classes_sentence(classes, plan.epsilon, level=plan.level)]
-    if panel.result["outlook"] is not None:
-        said.append(outlook_sentence(panel.result["outlook"], plan.metric))
     left_out = plan.repeats * plan.seeds - len(collected.repeats)
     failed = [f"{left_out} repeats with a failed training are left out at every size."] if left_out else []
     return {
         **panel.result,
         "per_class": classes,
-        "said": [sentence for sentence in said if sentence],
+        "said": sentences_beside(panel.result, classes, question),
         "constants": surface.constants,
         "evidence": evidence.meanings,
         "cells": _cell_rows(collected),
@@ -132,6 +129,8 @@ def _failed(collected: Collected) -> dict[str, Any]:
         "said": [],
         "outlook": None,
         "baseline": None,
+        "forecast": None,
+        "stability": None,
     }
     rest = {"constants": {}, "evidence": {}, "cells": cells, "notes": list(collected.bench.notes)}
     return {"adapt": collected.adapt, "verdict": verdict, **empty, **rest}

@@ -17,7 +17,7 @@ from stillscape.experiments.bench import SMALL, grid
 from stillscape.experiments.learners import EstimatorLearner, cheap_collections, labels_of, trainer_learner
 from stillscape.experiments.plan import make_plan
 from stillscape.experiments.store import SCHEMA, write_json
-from stillscape.sufficiency import assemble, class_statuses, classes_sentence, outlook_sentence
+from stillscape.sufficiency import assemble, class_statuses, sentences_beside
 from stillscape.training import METRICS
 
 _OF_PROBABILITIES = ("auroc", "sensitivity_at_95_specificity")
@@ -269,15 +269,13 @@ class DataSufficiency(BaseEstimator):
         classes = class_statuses(
             hits, labels, names, epsilon=question["epsilon"], level=self.level, **shared
         )  # fmt: skip
-        said = [classes_sentence(classes, question["epsilon"], level=self.level)]
-        if panel.result["outlook"] is not None:
-            said.append(outlook_sentence(panel.result["outlook"], self.metric))
+        said = sentences_beside(panel.result, classes, question)
         cells = [
             {"k": int(k), "permutation": order, "seed": seed, "status": "ok", "reason": "",
              **{name: float(value[repeat, at]) for name, value in _cell_scores(scores).items()}}
             for repeat, (order, seed) in enumerate(repeats) for at, k in enumerate(sizes)
         ]  # fmt: skip
-        entry = {**panel.result, "per_class": classes, "said": [s for s in said if s], "cells": cells, "notes": []}
+        entry = {**panel.result, "per_class": classes, "said": said, "cells": cells, "notes": []}
         asked = {
             "data": None, "model": learner.name, **question, "sizes": list(sizes), "adapts": [learner.name],
             "num_scored": len(labels), "num_classes": len(names),

@@ -11,6 +11,8 @@ from stillscape.sufficiency.doublings import doubling_matrix, gains
 from stillscape.sufficiency.estimates import estimate_criterion
 from stillscape.sufficiency.outlook import interval_outlook, outlook_sentence, shared_variance
 from stillscape.sufficiency.panel import Panel, assemble
+from stillscape.sufficiency.said import sentences_beside
+from stillscape.sufficiency.stability import stability, stability_sentence
 from stillscape.sufficiency.surface import bound_criterion, fixed_surface_criterion, neighborhood_criterion
 from stillscape.sufficiency.verdict import adaptation_verdict, deciding_name, in_words, overall_verdict
 from stillscape.sufficiency.wording import higher_is_better
@@ -45,9 +47,12 @@ __all__ = [
     "outlook_sentence",
     "overall_verdict",
     "required_size",
+    "sentences_beside",
     "settling_size",
     "shared_variance",
     "smallest_resolution",
+    "stability",
+    "stability_sentence",
     "target_criterion",
     "training_variances",
     "worth_criterion",

@@ -26,6 +26,7 @@ from stillscape.sufficiency.criteria import gain_criterion, smallest_resolution,
 from stillscape.sufficiency.criterion import Criterion
 from stillscape.sufficiency.doublings import doubling_matrix, gains
 from stillscape.sufficiency.outlook import interval_outlook, shared_variance
+from stillscape.sufficiency.stability import stability
 from stillscape.sufficiency.verdict import adaptation_verdict
 from stillscape.sufficiency.wording import higher_is_better
 from stillscape.sufficiency.worth import worth_criterion, worth_table
@@ -37,7 +38,7 @@ class Panel:
 
     Attributes:
         result: {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance", "outlook",
-            "baseline", "forecast"}, and "worth" where a price is asked about; plain values.
+            "baseline", "forecast", "stability"}, and "worth" where a price is asked about; plain values.
         best_draws: bootstrap draws of the question's metric at the largest size, (B,), for `overall_verdict`.
         criteria: by name, with what `result` leaves out.
     """
@@ -145,6 +146,14 @@ def assemble(
         ),
         "baseline": floor,
         "forecast": None if beyond is None else beyond[0],
+        "stability": stability(
+            sizes,
+            asked.scores,
+            permutation_ids,
+            seed_ids,
+            question=question,
+            higher_is_better=higher_is_better(metric),
+        ),
     }
     if question.get("cost_per_image") is not None:
         price = {name: question[name] for name in ("cost_per_image", "value_per_point")}
