@@ -68,7 +68,10 @@ def objective(rows: pd.DataFrame) -> float:
     value -= 0.5 * np.average(rows["within_1.25"][sized], weights=weight[sized])
     large = rows[rows.domain.isin(["IC", "fine-tuning", "synthetic"])]
     covered = large.groupby(["domain", "few", "horizon"])[["covered", "size_covered"]].mean() - LEVEL
-    return float(value + 2 * (covered.abs() - 0.01).clip(lower=0).to_numpy().mean(axis=0).sum())
+    off = (covered.abs() - 0.01).clip(lower=0) + 3 * (-0.04 - covered).clip(
+        lower=0
+    )  # too narrow is worse than too wide
+    return float(value + 2 * off.to_numpy().mean(axis=0).sum())
 
 
 def mutate(numbers: Mapping[str, float], generator: np.random.Generator) -> dict[str, float]:
