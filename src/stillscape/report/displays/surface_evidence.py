@@ -63,8 +63,9 @@ class SurfaceEvidenceDisplay(Display):
         """Return what to see in the figure."""
         text = (
             "Fall of the held-out loss from k to 2k images: measured (blue), and forecast at the weights trained on k. "
-            "Forecasts go one doubling further than what was measured, and have no vote in the verdict. A quarter of "
-            "the optimism gap is too little where a penalty holds the weights back."
+            "Forecasts go one doubling further than what was measured, and have no vote in the verdict: on "
+            "ten real tasks none but one image more told anything that the curve itself doesn't. A quarter of the "
+            "optimism gap is too little where a penalty holds the weights back."
         )
         if "takeuchi_gain" in self.series:
             text += " Takeuchi's holds for k far above the parameters that matter, and is too high below."
