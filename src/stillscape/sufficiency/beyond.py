@@ -65,8 +65,8 @@ def settling_size(
     Cost: some 50 ms.
 
     >>> sizes = 10 * 2 ** np.arange(8)
-    >>> r = settling_size(sizes, 0.5 + 1.0 / sizes, epsilon=0.02)
-    >>> r.status, 15 < r.value < 45
+    >>> r = settling_size(sizes, 0.2 + 2.0 / sizes, epsilon=0.04)
+    >>> r.status, 20 < r.value < 40  # 2 / k - 2 / (2 k) falls to 0.04 at k = 25
     ('reached', True)
     """
     _checks.positive("epsilon", epsilon)
