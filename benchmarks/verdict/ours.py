@@ -6,7 +6,7 @@ import numpy as np
 from cases import Case
 from scoring import Answer
 
-from stillscape.sufficiency.data_curve import believe, forecast_from, log_loss_goal, sizes_from
+from stillscape.sufficiency.data_curve import believe, forecast_from, sizes_from
 
 OPEN_ENDED = ("unreachable", "cannot_tell")
 
@@ -22,8 +22,7 @@ class Ours:
         kind = case.curve.kind
         believed = believe(case.sizes, case.scores, kind, self.prior)
         at = forecast_from(believed, case.hidden_sizes, level, kind)
-        goals = {float(target): log_loss_goal(float(target), kind) for target in case.targets}
-        found = sizes_from(believed, goals, level, kind) if goals else []
+        found = sizes_from(believed, case.targets.tolist(), level, kind) if case.targets.size else []
         needed = [[_or_never(size) for size in (one.low, one.value, one.high)] for one in found]
         open_ended = [one.status in OPEN_ENDED for one in found]
         return Answer(at.mean, at.low, at.high, np.reshape(needed, (-1, 3)), np.array(open_ended, dtype=bool))

@@ -55,10 +55,9 @@ def last_value(case: Case, level: float) -> Answer:
     spread = np.sqrt(np.mean(np.diff(losses) ** 2 / np.diff(x)))
     generator = np.random.default_rng(0)
     steps = generator.standard_normal((1, DRAWS))
-    walk = losses[-1] + spread * np.sqrt(np.maximum(np.log(case.hidden_sizes) - x[-1], 0))[:, None] * steps
     still = Fit(lambda k: np.full((np.size(k), 1), losses[-1]))
     moving = Fit(lambda k: losses[-1] + spread * np.sqrt(np.maximum(np.log(np.asarray(k)) - x[-1], 0))[:, None] * steps)
-    return _answer(case, level, still, moving, walk)
+    return _answer(case, level, still, moving, moving.at(case.hidden_sizes))
 
 
 def _answer(case: Case, level: float, plain: Fit, refitted: Fit, bands: np.ndarray) -> Answer:

@@ -52,12 +52,16 @@ def test_weights_are_marginal_likelihoods():
     rest = np.log(losses) - forms.log_curves(posterior.x)
     # What a flat prior of the level leaves are contrasts: differences from the first measurement.
     contrasts = np.column_stack([-np.ones(SIZES.size - 1), np.eye(SIZES.size - 1)])
-    for shared in posterior.straying:
+    across = []
+    for shared, weight in zip(posterior.straying, (1.0, prior["weight_1"], prior["weight_2"]), strict=True):
         scale = prior["noise_scale"] ** 2 * contrasts @ shared.covariance @ contrasts.T
         law = multivariate_t(np.zeros(SIZES.size - 1), scale, df=2 * prior["noise_shape"])
         brute = law.logpdf(rest[:50] @ contrasts.T)
         ours = shared.log_weights[:50]
         np.testing.assert_allclose(ours - ours[0], brute - brute[0], atol=1e-8)
+        across.append((ours[0] - np.log(weight), brute[0]))
+    ours, brute = np.array(across).T  # what tells one strength of straying from another
+    np.testing.assert_allclose(ours - ours[0], brute - brute[0], atol=1e-8)
 
 
 def test_forecast_moments_are_those_of_conditioning():

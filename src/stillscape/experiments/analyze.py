@@ -17,10 +17,15 @@ from stillscape.experiments.provenance import numbers_from
 from stillscape.experiments.store import SCHEMA, Store
 from stillscape.experiments.surface import measure_surface
 from stillscape.sufficiency import assemble, class_statuses, overall_verdict, sentences_beside
-from stillscape.training import METRICS
+from stillscape.training import most_frequent_baseline
 
 DRAWS = 1000
 DRAWS_OF_FUNCTION = 200  # a metric that is no mean over images is computed anew for every draw, repeat and size
+
+
+def draws_for(metric: str) -> int:
+    """Return how many bootstrap draws a metric can afford."""
+    return DRAWS if metric == "accuracy" else DRAWS_OF_FUNCTION
 
 
 def analyze(bench: Bench, data_name: str, folder: Path) -> dict[str, Any]:
@@ -92,8 +97,8 @@ def _measured(collected: Collected, probes: Store, question: dict[str, Any]) -> 
         seed_ids=collected.seed_ids,
         extra_criteria=[*surface.criteria, *evidence.criteria],
         extra_curves=surface.curves | evidence.curves | _training_curves(collected),
-        baseline=_most_frequent(collected.labels, plan.metric),
-        draws=DRAWS if plan.metric == "accuracy" else DRAWS_OF_FUNCTION,
+        baseline=most_frequent_baseline(plan.metric, collected.labels, collected.labels.max() + 1),
+        draws=draws_for(plan.metric),
     )
     classes = class_statuses(
         collected.hits, collected.labels, collected.bench.classes, sizes=collected.sizes, groups=collected.groups,
@@ -147,14 +152,6 @@ def _training_curves(collected: Collected) -> dict[str, Curve]:
             draws = mean + training_draws(table, ids, collected.seed_ids, DRAWS)
             curves[name] = curve_from_draws(collected.sizes, mean, draws, level=level, unit=unit)
     return curves
-
-
-def _most_frequent(labels: np.ndarray, metric: str) -> float | None:
-    """Return the metric of always naming the most frequent class; None where it isn't defined."""
-    guess = np.zeros((len(labels), labels.max() + 1), dtype=np.float64)
-    guess[:, np.bincount(labels).argmax()] = 1.0
-    value = METRICS[metric](labels, guess, None)
-    return None if np.isnan(value) else value
 
 
 def _cell_rows(collected: Collected) -> list[dict[str, Any]]:

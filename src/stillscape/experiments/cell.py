@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stillscape.experiments.bench import Bench, Cell
-from stillscape.experiments.store import Store
+from stillscape.experiments.store import Store, finite_or_none
 from stillscape.models import trained_state
 from stillscape.training import Fit, Scores, fit, metrics, per_class_recall, score
 
@@ -68,15 +68,11 @@ def _fold_record(fold: int, num_training: int, result: Fit, seconds: float) -> d
         "steps": result.steps,
         "epochs": result.epochs,
         "stop": result.stop,
-        "gradient_norm": _finite(result.gradient_norm),
-        "penalized_gradient_norm": _finite(result.penalized_gradient_norm),
-        "trace": [{**point, "loss": _finite(point["loss"])} for point in result.trace],
+        "gradient_norm": finite_or_none(result.gradient_norm),
+        "penalized_gradient_norm": finite_or_none(result.penalized_gradient_norm),
+        "trace": [{**point, "loss": finite_or_none(point["loss"])} for point in result.trace],
         "training_s": seconds,
     }
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else value
 
 
 def _outcome(parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from stillscape.experiments.bench import Bench, Cell
 from stillscape.experiments.store import Store
-from stillscape.training import METRICS
+from stillscape.training import weighted_metric
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,8 @@ class Collected:
         """Return what the bootstrap needs: hits where the metric is their mean, else a function of image weights."""
         if metric == "accuracy":
             return self.hits
-        function, labels = METRICS[metric], self.labels
         probabilities = [[self._held_out(r, k)["probabilities"] for k in self.sizes] for r in range(len(self.repeats))]
-
-        def weighted(weights: np.ndarray) -> np.ndarray:
-            return np.array([[function(labels, p, weights) for p in row] for row in probabilities], dtype=np.float64)
-
-        return weighted
+        return weighted_metric(metric, self.labels, probabilities)
 
     @cached_property
     def distances(self) -> np.ndarray | None:

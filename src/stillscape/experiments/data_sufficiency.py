@@ -13,12 +13,13 @@ from sklearn.base import BaseEstimator
 from stillscape import _checks
 from stillscape._errors import InputError
 from stillscape.data import folds, holdout, nested_order, prefix
+from stillscape.experiments.analyze import draws_for
 from stillscape.experiments.bench import SMALL, grid
 from stillscape.experiments.learners import EstimatorLearner, cheap_collections, labels_of, trainer_learner
 from stillscape.experiments.plan import make_plan
 from stillscape.experiments.store import SCHEMA, write_json
 from stillscape.sufficiency import assemble, class_statuses, sentences_beside
-from stillscape.training import METRICS
+from stillscape.training import most_frequent_baseline, weighted_metric
 
 _OF_PROBABILITIES = ("auroc", "sensitivity_at_95_specificity")
 _SENTENCES = ("sentence", "reason", "assumes", "said")
@@ -256,15 +257,15 @@ class DataSufficiency(BaseEstimator):
         hits = table.argmax(axis=3) == labels
         scores: dict[str, Any] = {"accuracy": hits}
         if self.metric != "accuracy":
-            scores[self.metric] = _weighted(self.metric, labels, table)
+            scores[self.metric] = weighted_metric(self.metric, labels, table)
         if learner.gives_probabilities:
             own = np.take_along_axis(table, labels[None, None, :, None], axis=3)[..., 0]
             scores["heldout_loss"] = -np.log(np.clip(own, _ROUNDING, None))
         ids, seeds = [order for order, _ in repeats], [seed for _, seed in repeats]
         shared: dict[str, Any] = {"sizes": sizes, "groups": codes, "permutation_ids": ids, "seed_ids": seeds}
         panel = assemble(
-            learner.name, question=question, scores=scores, baseline=_baseline(self.metric, labels, len(names)),
-            draws=1000 if self.metric == "accuracy" else 200, **shared,
+            learner.name, question=question, scores=scores, draws=draws_for(self.metric),
+            baseline=most_frequent_baseline(self.metric, labels, len(names)), **shared,
         )  # fmt: skip
         classes = class_statuses(
             hits, labels, names, epsilon=question["epsilon"], level=self.level, **shared
@@ -284,26 +285,12 @@ class DataSufficiency(BaseEstimator):
         return {"schema": SCHEMA, "question": asked, "provenance": {}, "verdict": verdict, "results": [entry]}
 
 
-def _weighted(metric: str, labels: np.ndarray, table: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    def score(weights: np.ndarray) -> np.ndarray:
-        return np.array([[METRICS[metric](labels, p, weights) for p in row] for row in table], dtype=np.float64)
-
-    return score
-
-
 def _cell_scores(scores: dict[str, Any]) -> dict[str, np.ndarray]:
     count = np.asarray(scores["accuracy"]).shape[2]
     return {
         name: value(np.ones(count)) if callable(value) else np.asarray(value, dtype=np.float64).mean(axis=2)
         for name, value in scores.items()
     }
-
-
-def _baseline(metric: str, labels: np.ndarray, num_classes: int) -> float | None:
-    guess = np.zeros((len(labels), num_classes))
-    guess[:, np.bincount(labels).argmax()] = 1.0
-    value = METRICS[metric](labels, guess, None)
-    return None if np.isnan(value) else value
 
 
 def _codes(groups: ArrayLike | None, n: int) -> np.ndarray | None:

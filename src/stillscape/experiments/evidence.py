@@ -33,7 +33,7 @@ from stillscape.evidence import (
 from stillscape.evidence.added_sample import MIDDLE
 from stillscape.experiments.bench import Bench, Cell
 from stillscape.experiments.probe import FOLD, State, between, gaussian_direction, trained_weights
-from stillscape.experiments.store import Store, content_key
+from stillscape.experiments.store import Store, content_key, finite_or_none
 from stillscape.models import load_trained_state, parse_adaptation, trained_state
 from stillscape.training import score
 
@@ -137,7 +137,7 @@ def _measure(bench: Bench, cells: Store, part: Part) -> dict[str, Any]:
         "moving_optimum": _moving_optimum,
     }
     values = measure[part.name](bench, cells, part, state, rows)
-    plain = {name: [_finite(number) for number in pair] for name, pair in values.items()}
+    plain = {name: [finite_or_none(number) for number in pair] for name, pair in values.items()}
     return {"status": "ok", "images": len(rows), "values": plain}
 
 
@@ -274,7 +274,3 @@ def _operator(bench: Bench, cell: Cell, state: State, rows: np.ndarray, part: st
     inputs = torch.from_numpy(np.array(bench.inputs(cell.adapt)[rows]))
     targets = torch.from_numpy(bench.labels[rows])
     return PerSampleHessian(_suffix(bench, cell, state), F.cross_entropy, inputs, targets, part=part)
-
-
-def _finite(number: float | None) -> float | None:
-    return None if number is None or not np.isfinite(number) else float(number)

@@ -31,6 +31,11 @@ def content_key(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+def finite_or_none(number: float | None) -> float | None:
+    """Return the number where JSON can hold it, else None."""
+    return None if number is None or not np.isfinite(number) else float(number)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; NaN and infinity are refused, since no reader of JSON has to know them."""
     write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())

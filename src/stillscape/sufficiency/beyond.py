@@ -18,9 +18,9 @@ from stillscape.sufficiency.data_curve import (
     RequiredSize,
     believe,
     forecast_from,
-    log_loss_goal,
     sizes_from,
     to_scores,
+    where_it_lies,
 )
 
 _PER_DOUBLING = 4  # points of the grid
@@ -104,7 +104,7 @@ def outlook_beyond(
     if target is None:
         needed = _settling(paths, question["epsilon"], level, believed.last)
     else:
-        needed = sizes_from(believed, {target: log_loss_goal(target, kind)}, level, kind)[0]
+        needed = sizes_from(believed, [target], level, kind)[0]
     unit = "nats" if kind == "loss" else "share"
     curve = Curve(ahead, seen.mean, seen.low, seen.high, "forecast", unit)
     sentence = f"{_of_doubling(metric, doubling, level)} {_of_need(metric, needed, target, level)}"
@@ -142,24 +142,18 @@ def _settling(paths: _Paths, epsilon: float, level: float, last: float) -> Requi
         reason = f"at {VALIDATED // 2} times the largest size measured a doubling may still gain more than {epsilon:g}"
         return RequiredSize(value, low, None, "cannot_tell", level, epsilon, reason)
     assert value is not None
-    if high <= last * (1 + 1e-9):
-        return RequiredSize(value, low, high, "reached", level, epsilon, f"{wanted} from within the sizes measured")
-    if value <= last * (1 + 1e-9):
-        reason = f"whether {wanted} lies within what the data leave open"
-        return RequiredSize(value, low, high, "cannot_tell", level, epsilon, reason)
-    reason = f"{wanted} from about {value / last:.2g} times the largest size measured"
-    return RequiredSize(value, low, high, "beyond", level, epsilon, reason)
+    status = where_it_lies(value, high, last)
+    reason = {
+        "reached": f"{wanted} from within the sizes measured",
+        "cannot_tell": f"whether {wanted} lies within what the data leave open",
+        "beyond": f"{wanted} from about {value / last:.2g} times the largest size measured",
+    }[status]
+    return RequiredSize(value, low, high, status, level, epsilon, reason)
 
 
 def _of_doubling(metric: str, step: Mapping, level: float) -> str:
-    change, low, high = step["mean"], step["low"], step["high"]
-    if not wording.higher_is_better(metric):
-        change, low, high = -change, -high, -low
-    return (
-        f"By forecast, the next doubling, to {wording.images(step['to'])}, would change {wording.noun(metric)} by "
-        f"{wording.amount(metric, change, signed=True)} ({wording.percent(level)} interval: "
-        f"{wording.span(metric, low, high)})."
-    )
+    change = wording.change(metric, step, level)
+    return f"By forecast, the next doubling, to {wording.images(step['to'])}, would change {change}."
 
 
 def _of_need(metric: str, needed: RequiredSize, target: float | None, level: float) -> str:

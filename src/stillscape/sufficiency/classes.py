@@ -9,10 +9,9 @@ from scipy.special import ndtri
 
 from stillscape.convergence import bootstrap_curve, mean_over_repeats, repeats_known
 from stillscape.sufficiency import wording
-from stillscape.sufficiency.criteria import ROUND_OFF, smallest_resolution
+from stillscape.sufficiency.criteria import ROUND_OFF, hidden_change
 from stillscape.sufficiency.doublings import doubling_matrix
 
-FEW_CHANGES = 4  # under so many changed images a bootstrap's scatter says little; the zero-count limit takes over
 _NAMED = 5
 
 
@@ -123,8 +122,7 @@ def _last_gain(
     low, high = np.quantile(drawn @ matrix[-1], [(1 - level) / 2, (1 + level) / 2]) - gain
     stretch = float(ndtri((1 + wider) / 2) / ndtri((1 + level) / 2))
     change = matrix[-1] @ mean_over_repeats(values, permutation_ids)
-    changed = np.unique(codes[np.abs(change) > ROUND_OFF]).size
-    floor = smallest_resolution(np.unique(codes).size, wider) if changed < FEW_CHANGES else 0.0
+    floor = hidden_change(change, codes, wider)
     return {
         "from": int(starts[-1]),
         "to": int(ends[-1]),

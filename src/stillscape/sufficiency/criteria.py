@@ -12,6 +12,7 @@ from stillscape.sufficiency.criterion import Criterion
 from stillscape.sufficiency.doublings import check_curve, doubling_matrix, gains
 from stillscape.sufficiency.rule import judge
 
+_FEW_CHANGES = 4
 ROUND_OFF = 1e-12  # 0.91 - 0.90 comes out above 0.01 in floating point; a gain of just epsilon is no more than epsilon
 
 MEASURED = (
@@ -190,6 +191,21 @@ def smallest_resolution(num_groups: int, level: float) -> float:
     _checks.at_least("num_groups", num_groups, 1)
     _checks.fraction("level", level)
     return float(-np.expm1(np.log((1 - level) / 2) / num_groups))
+
+
+def hidden_change(change: Float[np.ndarray, " images"], codes: ArrayLike, level: float) -> float:
+    """Return how large a change of a share could hide where hardly any held-out unit changed; 0 where enough did.
+
+    Under `_FEW_CHANGES` changed units a bootstrap's scatter says little, and `smallest_resolution` takes over.
+
+    Args:
+        change: of each image, (n,).
+        codes: of images that belong together, (n,).
+        level: of the interval.
+    """
+    units = np.asarray(codes)
+    changed = np.unique(units[np.abs(change) > ROUND_OFF]).size
+    return smallest_resolution(np.unique(units).size, level) if changed < _FEW_CHANGES else 0.0
 
 
 COLLECT = (

@@ -146,13 +146,13 @@ def curve_posterior(
     shape = prior["noise_shape"] + measured_noise[0] / 2
     rate = prior["noise_shape"] * prior["noise_scale"] ** 2 + measured_noise[1] / 2
     strengths = ((0.0, 1.0), (prior["straying_1"], prior["weight_1"]), (prior["straying_2"], prior["weight_2"]))
-    straying = tuple(_integrate(x, rest, s, np.log(weight), shape, rate, relative_noise) for s, weight in strengths)
+    half_dof = shape + (x.size - 1) / 2
+    straying = tuple(_integrate(x, rest, s, np.log(weight), half_dof, rate, relative_noise) for s, weight in strengths)
     log_weights = np.concatenate([shared.log_weights for shared in straying])
     best = np.sort(np.argsort(-log_weights, kind="stable")[:KEPT])
     number, form = best // FORMS, best % FORMS
     weights = np.exp(log_weights[best] - log_weights[best].max())
     levels = np.array([straying[q].levels[j] for q, j in zip(number, form, strict=True)])
-    half_dof = shape + (x.size - 1) / 2
     rates = np.array([straying[q].scales[j] for q, j in zip(number, form, strict=True)])
     return CurvePosterior(
         last=float(sizes[-1]),
@@ -174,7 +174,7 @@ def _integrate(
     rest: np.ndarray,
     strength: float,
     log_weight: float,
-    shape: float,
+    half_dof: float,
     rate: float,
     relative_noise: np.ndarray,
 ) -> _Straying:
@@ -187,7 +187,7 @@ def _integrate(
     levels = one @ white_rest / precision
     squares = np.maximum((white_rest**2).sum(axis=0) - precision * levels**2, 0.0)
     rates = rate + squares / 2
-    evidence = -np.log(np.diag(root)).sum() - np.log(precision) / 2 - (shape + (x.size - 1) / 2) * np.log(rates)
+    evidence = -np.log(np.diag(root)).sum() - np.log(precision) / 2 - half_dof * np.log(rates)
     return _Straying(strength, covariance, precision, levels, rates, log_weight + evidence)
 
 

@@ -1,7 +1,7 @@
 """What a data curve will do beyond the data at hand, and how much data a target needs: from scores alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ FEWEST_SIZES = 3
 FARTHEST = 1e4  # times the largest measured size; a target not met by then is as good as never met
 VALIDATED = 8  # times the largest measured size; farther out no interval was ever held against what came
 _PER_DOUBLING = 6  # points of the grid on which sizes are sought; between them the curve is straight in logs
+_ROUND_OFF = 1e-9  # of a size that went through logarithms and back
 _LEAST_ERROR = 1e-4  # of a perfect score; no held-out set of fewer than ten thousand images can tell it from none
 
 
@@ -161,8 +162,7 @@ def required_size(
     ('beyond', True)
     """
     _checks.fraction("level", level)
-    goal = log_loss_goal(target, kind)
-    return sizes_from(believe(sizes, scores, kind, prior), {target: goal}, level, kind)[0]
+    return sizes_from(believe(sizes, scores, kind, prior), [target], level, kind)[0]
 
 
 def forecast_from(believed: CurvePosterior, asked: np.ndarray, level: float, kind: str) -> Forecast:
@@ -173,16 +173,13 @@ def forecast_from(believed: CurvePosterior, asked: np.ndarray, level: float, kin
     return Forecast(asked, drawn.mean(axis=0), low, high, level, kind, status, reason)
 
 
-def sizes_from(believed: CurvePosterior, goals: Mapping[float, float], level: float, kind: str) -> list[RequiredSize]:
-    """Return the sizes that a posterior asks for; for whoever asks one posterior several things.
-
-    `goals` holds for each target its `log_loss_goal`.
-    """
+def sizes_from(believed: CurvePosterior, targets: Iterable[float], level: float, kind: str) -> list[RequiredSize]:
+    """Return the sizes that a posterior asks for; for whoever asks one posterior several things."""
     first = believed.last * math.exp(believed.x[0])
     grid = _grid(first, FARTHEST * believed.last)
     paths, tail, found = believed.paths(grid), (1 - level) / 2, []
-    for target, goal in goals.items():
-        met = _first_met(np.log(grid), paths, goal)
+    for target in targets:
+        met = _first_met(np.log(grid), paths, _log_loss_goal(target, kind))
         low, value, high = (_size(quantile) for quantile in _quantiles(met, [tail, 0.5, 1 - tail]))
         never = float(np.mean(np.isinf(met)))
         found.append(_answer(target, level, kind, (low, value, high), (first, believed.last), never))
@@ -238,7 +235,7 @@ def _check_range(table: np.ndarray, kind: str) -> None:
         raise InputError(f"scores holds {outside:g}; a score must lie in [0, 1]. Divide percentages by 100.")
 
 
-def log_loss_goal(target: float, kind: str) -> float:
+def _log_loss_goal(target: float, kind: str) -> float:
     """Return the target as a log loss."""
     _checks.one_of("kind", kind, KINDS)
     value = float(_checks.finite_vector("target", [target])[0])
@@ -297,16 +294,31 @@ def _answer(
         reason = f"with a probability of {chance} {wanted} is never met, however much data are added"
         return RequiredSize(value, low, None, "cannot_tell", level, target, reason)
     assert value is not None
-    if high <= last * (1 + 1e-9):
-        where = "already at the smallest size measured" if high <= first * (1 + 1e-9) else "within the sizes measured"
-        return RequiredSize(value, low, high, "reached", level, target, f"{wanted} is met {where}")
-    if value <= last:
+    status = where_it_lies(value, high, last)
+    if status == "reached":
+        where = (
+            "already at the smallest size measured" if high <= first * (1 + _ROUND_OFF) else "within the sizes measured"
+        )
+        reason = f"{wanted} is met {where}"
+    elif status == "cannot_tell":
         reason = f"{wanted} is so near to what the largest size reached that the noise decides"
-        return RequiredSize(value, low, high, "cannot_tell", level, target, reason)
-    reason = f"{wanted} needs about {value / last:.2g} times the largest size measured"
-    if high > VALIDATED * last:
-        reason += f"; beyond {VALIDATED} times no interval was ever checked"
-    return RequiredSize(value, low, high, "beyond", level, target, reason)
+    else:
+        reason = f"{wanted} needs about {value / last:.2g} times the largest size measured"
+        if high > VALIDATED * last:
+            reason += f"; beyond {VALIDATED} times no interval was ever checked"
+    return RequiredSize(value, low, high, status, level, target, reason)
+
+
+def where_it_lies(value: float, high: float, last: float) -> str:
+    """Return the status of a size that has an interval: "reached", "beyond" or "cannot_tell".
+
+    >>> where_it_lies(50, 90, 100), where_it_lies(90, 200, 100), where_it_lies(150, 200, 100)
+    ('reached', 'cannot_tell', 'beyond')
+    """
+    at_most = last * (1 + _ROUND_OFF)
+    if high <= at_most:
+        return "reached"
+    return "cannot_tell" if value <= at_most else "beyond"
 
 
 def _how_far(farthest: float, last: float) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -21,8 +22,7 @@ from stillscape.convergence import (
 )
 from stillscape.sufficiency.baseline import not_above_baseline, standing
 from stillscape.sufficiency.beyond import outlook_beyond
-from stillscape.sufficiency.classes import FEW_CHANGES
-from stillscape.sufficiency.criteria import gain_criterion, smallest_resolution, target_criterion
+from stillscape.sufficiency.criteria import gain_criterion, hidden_change, target_criterion
 from stillscape.sufficiency.criterion import Criterion
 from stillscape.sufficiency.doublings import doubling_matrix, gains
 from stillscape.sufficiency.outlook import interval_outlook, shared_variance
@@ -188,47 +188,30 @@ def _measure(
 def _criteria(
     question: Mapping, sizes: ArrayLike, measured: Mapping[str, _Measured], known: bool, resolution: float
 ) -> dict[str, Criterion]:
-    metric, level = question["metric"], question["level"]
+    metric = question["metric"]
     epsilons = {"heldout_loss": question["epsilon_loss"], metric: question["epsilon"]}
+
+    def given(name: str) -> dict[str, Any]:
+        """Return what every rule on this metric is given."""
+        return {
+            "sizes": sizes,
+            "draws": measured[name].draws,
+            "mean": measured[name].mean,
+            "level": question["level"],
+            "higher_is_better": higher_is_better(name),
+            "repeats_known": known,
+        }
+
     found = {}
     for name in dict.fromkeys([metric, "heldout_loss"] if "heldout_loss" in measured else [metric]):
-        found[name] = gain_criterion(
-            name,
-            sizes,
-            measured[name].draws,
-            measured[name].mean,
-            epsilon=epsilons[name],
-            level=level,
-            higher_is_better=higher_is_better(name),
-            repeats_known=known,
-            resolution=resolution if name == metric else 0.0,
-        )
+        floor = resolution if name == metric else 0.0
+        found[name] = gain_criterion(name, epsilon=epsilons[name], resolution=floor, **given(name))
     if question.get("cost_per_image") is not None:
-        name = f"{metric}_worth"
-        found[name] = worth_criterion(
-            name,
-            sizes,
-            measured[metric].draws,
-            measured[metric].mean,
-            cost_per_image=question["cost_per_image"],
-            value_per_point=question["value_per_point"],
-            level=level,
-            higher_is_better=higher_is_better(metric),
-            repeats_known=known,
-            resolution=resolution,
-        )
+        name, price = f"{metric}_worth", {key: question[key] for key in ("cost_per_image", "value_per_point")}
+        found[name] = worth_criterion(name, resolution=resolution, **price, **given(metric))
     if question.get("target") is not None:
         name = f"{metric}_target"
-        found[name] = target_criterion(
-            name,
-            sizes,
-            measured[metric].draws,
-            measured[metric].mean,
-            target=question["target"],
-            level=level,
-            higher_is_better=higher_is_better(metric),
-            repeats_known=known,
-        )
+        found[name] = target_criterion(name, target=question["target"], **given(metric))
     return found
 
 
@@ -245,9 +228,7 @@ def _resolution(
     if callable(score) or not matrix.size or not higher_is_better(metric):
         return 0.0
     change = matrix[-1] @ mean_over_repeats(score, permutation_ids)
-    codes = np.arange(change.size) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    changed = np.unique(codes[np.abs(change) > 1e-12]).size
-    return smallest_resolution(int(codes.max()) + 1, level) if changed < FEW_CHANGES else 0.0
+    return hidden_change(change, np.arange(change.size) if groups is None else groups, level)
 
 
 def _variance(sizes: ArrayLike, asked: _Measured, permutation_ids: ArrayLike, seed_ids: ArrayLike) -> list[dict]:

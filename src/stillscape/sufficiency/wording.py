@@ -80,13 +80,20 @@ def doubling(metric: str, step: Mapping, level: float) -> str:
     >>> doubling("heldout_loss", {"from": 5, "to": 10, "mean": 0.2, "low": 0.1, "high": 0.3}, 0.9)
     'the last doubling, from 5 to 10 images, changed the held-out loss by -0.2 nats (90 % interval: -0.3 to -0.1 nats)'
     """
-    change, low, high = step["mean"], step["low"], step["high"]
+    return f"the last doubling, from {step['from']} to {images(step['to'])}, changed {change(metric, step, level)}"
+
+
+def change(metric: str, step: Mapping, level: float) -> str:
+    """Return the metric and by how much a step changes it, with its interval; a gain in a loss is a fall.
+
+    >>> change("accuracy", {"mean": 0.02, "low": 0.01, "high": 0.03}, 0.9)
+    'accuracy by +2 points (90 % interval: +1 to +3 points)'
+    """
+    mean, low, high = step["mean"], step["low"], step["high"]
     if not higher_is_better(metric):
-        change, low, high = -change, -high, -low
-    return (
-        f"the last doubling, from {step['from']} to {images(step['to'])}, changed {noun(metric)} by "
-        f"{amount(metric, change, signed=True)} ({percent(level)} interval: {span(metric, low, high)})"
-    )
+        mean, low, high = -mean, -high, -low
+    interval = f"{percent(level)} interval: {span(metric, low, high)}"
+    return f"{noun(metric)} by {amount(metric, mean, signed=True)} ({interval})"
 
 
 def images(count: int) -> str:

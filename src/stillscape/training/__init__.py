@@ -2,7 +2,7 @@
 
 from stillscape.training.fit import fit
 from stillscape.training.losses import Scores, directional_slopes, score
-from stillscape.training.metrics import METRICS, metrics, per_class_recall
+from stillscape.training.metrics import METRICS, metrics, most_frequent_baseline, per_class_recall, weighted_metric
 from stillscape.training.optimum import fit_head
 from stillscape.training.outcome import Fit
 from stillscape.training.recipe import EarlyStop, Recipe, default_recipe
@@ -18,6 +18,8 @@ __all__ = [
     "fit",
     "fit_head",
     "metrics",
+    "most_frequent_baseline",
     "per_class_recall",
     "score",
+    "weighted_metric",
 ]

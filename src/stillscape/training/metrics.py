@@ -1,6 +1,6 @@
 """How good class probabilities are, with weights for images, so that a bootstrap can draw them again and again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -131,6 +131,35 @@ def metrics(
         del values["sensitivity_at_95_specificity"]
     values["calibration_error"] = calibration_error(labels, probabilities, weights)
     return {name: None if np.isnan(value) else value for name, value in values.items()}
+
+
+def weighted_metric(
+    name: str, labels: Labels, probabilities: Sequence[Sequence[Probabilities]] | Float[np.ndarray, "R K n C"]
+) -> Callable[[Weights], Float[np.ndarray, "R K"]]:
+    """Return the metric as a function of image weights, of every repeat and size: what a bootstrap needs.
+
+    >>> score = weighted_metric("accuracy", np.array([0, 1]), [[np.array([[0.9, 0.1], [0.6, 0.4]])]])
+    >>> score(np.array([3.0, 1.0])).tolist()
+    [[0.75]]
+    """
+    metric = METRICS[name]
+
+    def score(weights: Weights) -> Float[np.ndarray, "R K"]:
+        return np.array([[metric(labels, p, weights) for p in row] for row in probabilities], dtype=np.float64)
+
+    return score
+
+
+def most_frequent_baseline(name: str, labels: Labels, num_classes: int) -> float | None:
+    """Return the metric of always naming the most frequent class; None where it isn't defined.
+
+    >>> most_frequent_baseline("accuracy", np.array([0, 1, 1]), 2)
+    0.6666666666666666
+    """
+    guess = np.zeros((len(labels), num_classes))
+    guess[:, np.bincount(labels).argmax()] = 1.0
+    value = METRICS[name](labels, guess, None)
+    return None if np.isnan(value) else value
 
 
 def per_class_recall(labels: Labels, predictions: Labels, num_classes: int) -> list[float | None]:
