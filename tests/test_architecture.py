@@ -33,8 +33,21 @@ MAY_IMPORT = {
     },
     # a display measures what it draws where it is given an estimator, as scikit-learn's do
     "report": {"experiments", "sufficiency", "bounds", "convergence", "curvature", "hessian"},
+    "reproductions": {
+        "report",
+        "experiments",
+        "sufficiency",
+        "evidence",
+        "bounds",
+        "convergence",
+        "curvature",
+        "hessian",
+        "training",
+        "models",
+        "data",
+    },
     "cli": {"experiments", "report", "data", "bounds", "_terminal"},
-    "_commands": {"experiments", "report", "sufficiency", "data", "_terminal"},
+    "_commands": {"reproductions", "experiments", "report", "sufficiency", "data", "_terminal"},
     "_terminal": set(),
     "_preloaded": {"experiments"},
 }

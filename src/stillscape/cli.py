@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stillscape._commands import forecast, watch
+from stillscape._commands import forecast, reproduce, watch
 from stillscape._commands.common import (
     BAD_INPUT,
     FAILED,
@@ -346,6 +346,7 @@ def _minutes(seconds: float) -> str:
 
 app.command(epilog=forecast.EXAMPLE)(forecast.forecast)
 app.command(epilog=watch.EXAMPLE)(watch.watch)
+app.command(epilog=reproduce.EXAMPLE)(reproduce.reproduce)
 
 
 def main() -> None:

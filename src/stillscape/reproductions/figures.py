@@ -1,0 +1,90 @@
+"""The figure of a reproduction, from its panels."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillscape.report.style import COLORS, adaptation_style, house_style
+from stillscape.report.svg import file_bytes
+from stillscape.report.words import number
+from stillscape.reproductions.findings import Findings, Heat, Panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = 2
+WIDTH, HEIGHT = 3.6, 3.1  # of a panel, in inches: two of them fill a page of a paper
+LEGEND = 0.16  # of a row
+KINDS: dict[str, dict[str, Any]] = {
+    "bound": {"color": COLORS["ink"], "linestyle": "--", "linewidth": 1.2},
+    "closed form": {"color": COLORS["muted"], "linestyle": ":", "linewidth": 1.6},
+    "published": {"color": COLORS["purple"], "linestyle": "-.", "marker": "x", "linewidth": 1.2},
+}
+
+
+def figure_files(found: Findings) -> dict[str, bytes]:
+    """Return the figure as "svg" and "pdf"; the same findings give the same bytes."""
+    figure = draw(found)
+    return {kind: file_bytes(figure, kind) for kind in ("svg", "pdf")}
+
+
+def draw(found: Findings) -> "Figure":
+    """Return the figure: panels side by side, each with its legend below."""
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(found.panels) / COLUMNS)
+    extra = LEGEND * max((len(p.lines) for p in found.panels if isinstance(p, Panel)), default=0)
+    with house_style(**{"axes.titlesize": 8.5, "axes.titlelocation": "left", "legend.fontsize": 7.0}):
+        figure = Figure(figsize=(COLUMNS * WIDTH, rows * (HEIGHT + extra)), layout="constrained")
+        axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+        for ax, panel in zip(axes, found.panels, strict=False):
+            if isinstance(panel, Heat):
+                _heat(ax, panel)
+            else:
+                _curves(ax, panel)
+        for ax in axes[len(found.panels) :]:
+            ax.set_axis_off()
+    return figure
+
+
+def _curves(ax: "Axes", panel: Panel) -> None:
+    if "x" in panel.log:
+        ax.set_xscale("log")
+    if "y" in panel.log:
+        ax.set_yscale("log")
+    measured = 0
+    for line in panel.lines:
+        style = KINDS.get(line.kind)
+        if style is None:
+            style, measured = {**adaptation_style(measured), "markersize": 3.5, "linewidth": 1.3}, measured + 1
+        x, y = np.array(line.x, dtype=float), _array(line.y)
+        ax.plot(x, y, label=line.label, **style)
+        if line.low:
+            low, high = _array(line.low), _array(line.high)
+            if "y" in panel.log:  # a band that reaches zero has no end on this axis
+                low = np.where(low > 0, low, np.nanmin(np.where(y > 0, y, np.nan)) / 10)
+            ax.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    ax.set_title(panel.title)
+    ax.set_xlabel(panel.x)
+    ax.set_ylabel(panel.y)
+    ax.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), borderaxespad=0.0, labelspacing=0.25)
+
+
+def _heat(ax: "Axes", panel: Heat) -> None:
+    values = np.array(panel.values, dtype=float)
+    logs = np.log10(values)
+    ax.imshow(logs, cmap="cividis")
+    middle = (np.nanmin(logs) + np.nanmax(logs)) / 2
+    for row, column in np.ndindex(values.shape):
+        color = "white" if logs[row, column] < middle else COLORS["ink"]
+        ax.text(column, row, number(float(values[row, column])), ha="center", va="center", fontsize=6.5, color=color)
+    ax.set_xticks(range(len(panel.columns)), panel.columns, rotation=45, ha="right")
+    ax.set_yticks(range(len(panel.rows)), panel.rows)
+    ax.grid(False)
+    ax.set_title(panel.title)
+
+
+def _array(values: tuple[float | None, ...]) -> np.ndarray:
+    return np.array([math.nan if value is None else value for value in values])
