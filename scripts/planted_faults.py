@@ -49,6 +49,8 @@ SAMPLING = "tests/bounds/test_bounds_finite_sample.py"
 PRODUCTS = "tests/curvature/test_per_sample.py"
 CURVE = "tests/curvature/test_difference.py"
 ANYTIME = "tests/sufficiency/test_anytime.py"
+REBUILT = "tests/reproductions/test_formulas.py"
+REBUILT_TEXTS = "tests/reproductions/test_findings.py"
 FORECAST = "tests/sufficiency/test_data_curve.py"
 CAPITAL = f"{ANYTIME}::test_capital_is_one_on_average_just_at_the_tolerance"
 
@@ -377,6 +379,23 @@ FAULTS = (
     Fault("a forecast votes", "sufficiency/criterion.py",
           "self.is_null or self.is_bound or self.is_estimate", "self.is_null or self.is_bound",
           ("tests/sufficiency/test_estimates.py::test_a_forecast_has_no_vote",)),
+    # ---- reproductions
+    Fault("tiny ViT scaled by its tokens", "reproductions/tiny_vit.py",
+          "math.sqrt(X.shape[-1])).softmax(-1)", "math.sqrt(X.shape[-2])).softmax(-1)",
+          (f"{REBUILT}::test_the_exact_hessian_of_the_tiny_vit_is_autodiffs",)),
+    Fault("bound of the base network on no ball", "reproductions/base.py",
+          "bend = (model.a.abs().max() + radius) * LARGEST_CURVATURE * reach", "bend = 0.0 * reach",
+          (f"{REBUILT}::test_the_base_networks_bound_holds_where_curvature_is_all",)),
+    Fault("second-order term not halved", "reproductions/assumption_1.py",
+          "return slope_there, bend / 2", "return slope_there, bend",
+          (f"{REBUILT}::test_first_and_second_order_terms_are_finite_differences_through_layer_norm",)),
+    Fault("squared error with half its penalty", "reproductions/heads.py",
+          "0.5 * classes * l2", "0.25 * classes * l2", (f"{REBUILT}::test_a_head_is_at_the_optimum_of_its_objective",)),
+    Fault("skew drawn the wrong way round", "reproductions/diversity.py",
+          "rng.exponential(size=len(weights)) / weights", "rng.exponential(size=len(weights)) * weights",
+          (f"{REBUILT}::test_skewed_draws_begin_with_one_class",)),
+    Fault("interval of a mean without its root", "reproductions/findings.py",
+          "/ math.sqrt(array.size)", "/ array.size**2", (f"{REBUILT_TEXTS}::test_an_interval_is_students",)),
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ Data flows through the rooms in this order; each can be used alone:
     sufficiency  criteria, k* with interval and status, the verdict in words
     experiments  plan -> cells -> records -> result
     report       figures and the page
+    reproductions  published figures built again, beside the published numbers
 """
 
 import importlib
@@ -29,6 +30,7 @@ __all__ = [
     "hessian",
     "models",
     "report",
+    "reproductions",
     "sufficiency",
     "training",
 ]

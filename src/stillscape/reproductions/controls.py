@@ -16,6 +16,7 @@ from stillscape.data import ImageSet
 from stillscape.experiments import Bench, Silent
 from stillscape.models import pixel_values
 from stillscape.reproductions.findings import Number, mean_interval
+from stillscape.reproductions.starts import start_from
 
 PENALTIES = tuple(10.0 ** np.arange(-4, 2))
 
@@ -85,8 +86,7 @@ def linear_hits(features: np.ndarray, labels: np.ndarray, split: int) -> np.ndar
 @torch.no_grad()
 def _random_features(bench: Bench, pictures: list[Any]) -> np.ndarray:
     pretrained = bench.pretrained
-    with torch.random.fork_rng(devices=[]):  # the constructor draws weights from the global state
-        torch.manual_seed(0)
+    with start_from(0):  # the constructor draws weights from the global state
         model = type(pretrained.backbone)(pretrained.config).eval()
     features: list[np.ndarray] = []
 

@@ -1,6 +1,7 @@
 """The figure of a reproduction, from its panels."""
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 2
-WIDTH, HEIGHT = 3.6, 3.1  # of a panel, in inches: two of them fill a page of a paper
-LEGEND = 0.16  # of a row
+# In inches: two panels side by side fill a page of a paper.
+WIDTH, HEIGHT = 3.6, 2.9
+LEFT, RIGHT, TOP, BOTTOM = 0.68, 0.12, 0.32, 0.5
+LEGEND_ROW, LEGEND_LETTERS = 0.15, 52
+STYLES = 6  # that adaptation_style tells apart
 KINDS: dict[str, dict[str, Any]] = {
     "bound": {"color": COLORS["ink"], "linestyle": "--", "linewidth": 1.2},
     "closed form": {"color": COLORS["muted"], "linestyle": ":", "linewidth": 1.6},
@@ -34,19 +38,30 @@ def draw(found: Findings) -> "Figure":
     """Return the figure: panels side by side, each with its legend below."""
     from matplotlib.figure import Figure
 
-    rows = math.ceil(len(found.panels) / COLUMNS)
-    extra = LEGEND * max((len(p.lines) for p in found.panels if isinstance(p, Panel)), default=0)
+    rows = [found.panels[start : start + COLUMNS] for start in range(0, len(found.panels), COLUMNS)]
+    strips = [0.1 + LEGEND_ROW * max(_legend_rows(panel) for panel in row) for row in rows]
+    height = len(rows) * HEIGHT + sum(strips)
     with house_style(**{"axes.titlesize": 8.5, "axes.titlelocation": "left", "legend.fontsize": 7.0}):
-        figure = Figure(figsize=(COLUMNS * WIDTH, rows * (HEIGHT + extra)), layout="constrained")
-        axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-        for ax, panel in zip(axes, found.panels, strict=False):
-            if isinstance(panel, Heat):
-                _heat(ax, panel)
-            else:
-                _curves(ax, panel)
-        for ax in axes[len(found.panels) :]:
-            ax.set_axis_off()
+        figure, top = Figure(figsize=(COLUMNS * WIDTH, height)), height
+        for row, strip in zip(rows, strips, strict=True):
+            top -= HEIGHT + strip
+            for column, panel in enumerate(row):
+                place = (column * WIDTH + LEFT, top + strip + BOTTOM, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM)
+                ax = figure.add_axes(tuple(np.array(place) / np.array([COLUMNS * WIDTH, height] * 2)))
+                draw_panel = _heat if isinstance(panel, Heat) else _curves
+                draw_panel(ax, panel)  # type: ignore[arg-type]
     return figure
+
+
+def _legend_rows(panel: Panel | Heat) -> int:
+    """Return how many rows a legend needs, or what the names under a table of colors do."""
+    if isinstance(panel, Heat):
+        return 2
+    return sum(_wrapped(line.label).count("\n") + 1 for line in panel.lines)
+
+
+def _wrapped(label: str) -> str:
+    return textwrap.fill(label, LEGEND_LETTERS)
 
 
 def _curves(ax: "Axes", panel: Panel) -> None:
@@ -58,9 +73,12 @@ def _curves(ax: "Axes", panel: Panel) -> None:
     for line in panel.lines:
         style = KINDS.get(line.kind)
         if style is None:
-            style, measured = {**adaptation_style(measured), "markersize": 3.5, "linewidth": 1.3}, measured + 1
+            style = {**adaptation_style(measured), "markersize": 3.5, "linewidth": 1.3}
+            if measured >= STYLES:  # the colors come round again
+                style |= {"markerfacecolor": "white", "linewidth": 0.9}
+            measured += 1
         x, y = np.array(line.x, dtype=float), _array(line.y)
-        ax.plot(x, y, label=line.label, **style)
+        ax.plot(x, y, label=_wrapped(line.label), **style)
         if line.low:
             low, high = _array(line.low), _array(line.high)
             if "y" in panel.log:  # a band that reaches zero has no end on this axis
@@ -69,7 +87,8 @@ def _curves(ax: "Axes", panel: Panel) -> None:
     ax.set_title(panel.title)
     ax.set_xlabel(panel.x)
     ax.set_ylabel(panel.y)
-    ax.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), borderaxespad=0.0, labelspacing=0.25)
+    height = HEIGHT - TOP - BOTTOM
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.1, -BOTTOM / height), borderaxespad=0.0, labelspacing=0.2)
 
 
 def _heat(ax: "Axes", panel: Heat) -> None:

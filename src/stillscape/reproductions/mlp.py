@@ -13,6 +13,7 @@ from stillscape.convergence import mean_absolute_deviation
 from stillscape.reproductions.arrays import grey_images
 from stillscape.reproductions.catalogue import Reproduction, Settings, Workplace
 from stillscape.reproductions.findings import Claim, Findings, Number, Panel, Verdict, line
+from stillscape.reproductions.starts import start_from
 from stillscape.reproductions.tiny_vit import train
 
 SOURCE = "Kiselev and Grabovoy (2024), arXiv 2409.11995"
@@ -53,8 +54,7 @@ class MlpSettings(Settings):
 
 def network(inputs: int, width: int, depth: int, classes: int, seed: int) -> nn.Sequential:
     """Return their network: `depth` + 1 hidden layers of ReLU without biases, and a linear one."""
-    with torch.random.fork_rng(devices=[]):  # nn.Linear draws its start from the global state
-        torch.manual_seed(seed)
+    with start_from(seed):  # nn.Linear draws its start from the global state
         sizes = [inputs, *[width] * (depth + 1)]
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):

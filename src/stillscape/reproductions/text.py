@@ -30,6 +30,7 @@ from stillscape.reproductions.heads import (
     panels_of,
     run_conditions,
 )
+from stillscape.reproductions.starts import start_from
 from stillscape.training import Recipe, fit, score
 
 DRAFT = "draft b, section 5.2 and its limits"
@@ -64,8 +65,7 @@ class TextClassifier(nn.Module):
     def __init__(self, encoder: nn.Module, padding: int, classes: int, seed: int) -> None:
         super().__init__()
         self.encoder, self.padding = encoder, padding
-        with torch.random.fork_rng(devices=[]):  # nn.Linear draws its start from the global state
-            torch.manual_seed(seed)
+        with start_from(seed):  # nn.Linear draws its start from the global state
             self.classifier = nn.Linear(encoder.config.hidden_size, classes)  # type: ignore[union-attr, arg-type]
 
     def forward(self, ids: Float[Tensor, "n T"]) -> Float[Tensor, "n C"]:
@@ -158,13 +158,11 @@ def encoder(settings: TextSettings, place: Workplace, *, random: bool = False) -
             num_attention_heads=2,
             intermediate_size=32,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed + random)
+        with start_from(settings.seed + random):
             return BertModel(small).eval()
     path = place.asset(settings.model, "model")
     if random:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+        with start_from(settings.seed):
             return AutoModel.from_config(AutoConfig.from_pretrained(path), attn_implementation="eager").eval()
     return AutoModel.from_pretrained(path, attn_implementation="eager").eval()
 
