@@ -43,6 +43,7 @@ def test_json_alone_on_stdout(tmp_path):
         (("no.toml",), "plan 'no.toml' can't be read"),
         (("base", "--model", "m"), "model is no setting of base"),
         (("losses", "--data", "a", "--data", "b"), "data is given 2 times; losses takes one"),
+        (("text", "--data", "stand-in", "--model", "."), "model is '.', which can't be loaded"),
         (("tightness", "--assets", "nowhere"), "data is 'assets:mnist-5k', but 'nowhere' holds no 'mnist-5k'"),
     ],
 )

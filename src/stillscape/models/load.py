@@ -51,7 +51,7 @@ def load_pretrained(name: str) -> Pretrained:
     Cost: one reading and one hashing of the weights.
     """
     source = _find(name)
-    with _quiet(), torch.random.fork_rng(devices=[]):  # transformers draws the missing classifier at random
+    with quiet(), torch.random.fork_rng(devices=[]):  # transformers draws the missing classifier at random
         config = _read_config(name, source)
         processor = _read_processor(name, source)
         model, classifiers = _read_model(name, source, config)
@@ -194,7 +194,7 @@ def _fingerprint(model: PreTrainedModel, processor: BaseImageProcessor, skip: tu
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' reports on new classifiers and its progress bars, and restore both."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

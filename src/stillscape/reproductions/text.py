@@ -1,5 +1,8 @@
 """The drafts' stated limit lifted: the transformer experiment for text, with a pre-trained sentence encoder."""
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 from stillscape._errors import InputError
 from stillscape.data import holdout
+from stillscape.models.load import quiet
 from stillscape.models.lora import add_lora
 from stillscape.reproductions.catalogue import Reproduction, Workplace
 from stillscape.reproductions.controls import Control, linear_hits
@@ -86,7 +90,8 @@ def measure(settings: TextSettings, place: Workplace) -> Findings:
     texts, labels = read_texts(settings, place)
     ids, padding = tokenized(settings, place, texts)
     held = holdout(labels, None, settings.held_out, settings.seed)
-    encoded = _features(encoder(settings, place), ids, padding)
+    trained = encoder(settings, place)
+    encoded = _features(trained, ids, padding)
     center, scale = encoded[~held].mean(0), encoded[~held].std(0)
     frozen = Features(((encoded - center) / np.where(scale > 0, scale, 1)).astype(np.float32), labels, held)
     words = Features(ids, labels, held)
@@ -95,7 +100,7 @@ def measure(settings: TextSettings, place: Workplace) -> Findings:
     )
     label = f"lora:{settings.rank_of_lora}"
     tuned = run_conditions(
-        {label: Way(by_lora(settings, place, padding), balanced(settings, words))}, settings, words, place
+        {label: Way(by_lora(settings, trained, padding), balanced(settings, words))}, settings, words, place
     )
     conditions = [*heads, *tuned]
     checked = _control(settings, place, texts, frozen, ids, padding)
@@ -141,9 +146,23 @@ def tokenized(settings: TextSettings, place: Workplace, texts: list[str]) -> tup
         return np.array([row + [0] * (settings.tokens - len(row)) for row in rows], dtype=np.float32), 0
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(place.asset(settings.model, "model"))
+    with _loading(place.asset(settings.model, "model")) as path:
+        tokenizer = AutoTokenizer.from_pretrained(path)
     given = tokenizer(texts, truncation=True, padding="max_length", max_length=settings.tokens, return_tensors="np")
     return given["input_ids"].astype(np.float32), int(tokenizer.pad_token_id)
+
+
+@contextmanager
+def _loading(path: str) -> Iterator[str]:
+    """Say in one line what can't be loaded."""
+    try:
+        with quiet():
+            yield path
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"model is {path!r}, which can't be loaded ({reason}); give a folder with a text encoder and its tokenizer."
+        ) from None
 
 
 def encoder(settings: TextSettings, place: Workplace, *, random: bool = False) -> Any:
@@ -160,11 +179,11 @@ def encoder(settings: TextSettings, place: Workplace, *, random: bool = False) -
         )
         with start_from(settings.seed + random):
             return BertModel(small).eval()
-    path = place.asset(settings.model, "model")
-    if random:
+    with _loading(place.asset(settings.model, "model")) as path:
+        if not random:
+            return AutoModel.from_pretrained(path, attn_implementation="eager").eval()
         with start_from(settings.seed):
             return AutoModel.from_config(AutoConfig.from_pretrained(path), attn_implementation="eager").eval()
-    return AutoModel.from_pretrained(path, attn_implementation="eager").eval()
 
 
 @torch.no_grad()
@@ -173,12 +192,12 @@ def _features(model: Any, ids: np.ndarray, padding: int) -> Float[np.ndarray, "n
     return torch.cat([whole.features(part) for part in torch.from_numpy(ids).split(BATCH)]).double().numpy()
 
 
-def by_lora(settings: TextSettings, place: Workplace, padding: int) -> Fitter:
+def by_lora(settings: TextSettings, trained: nn.Module, padding: int) -> Fitter:
     """Return a fit of low-rank updates and a fresh head, by the library's own training loop."""
 
     def tune(features: Features, rows: np.ndarray) -> Scored:
         classes = int(features.labels.max()) + 1
-        model = TextClassifier(encoder(settings, place), padding, classes, settings.seed)
+        model = TextClassifier(copy.deepcopy(trained).requires_grad_(False), padding, classes, settings.seed)
         add_lora(model.encoder, settings.rank_of_lora, settings.seed)
         model.classifier.requires_grad_(True)
         fit(model, features.x, features.labels, rows, Recipe(**settings.recipe), seed=settings.seed)
@@ -271,7 +290,7 @@ TEXT = Reproduction(
         "tokens": 12,
         "control": 80,
         "rank_of_lora": 2,
-        "recipe": {"steps": 20, "batch": 8, "learning_rate": 1e-2, "weight_decay": 0.0},
+        "recipe": {"steps": 60, "batch": 8, "learning_rate": 2e-2, "weight_decay": 0.0},
     },
     needs="the encoder and the mails that scripts/prepare_text.py makes; others by --model and --data",
 )
