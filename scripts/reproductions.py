@@ -2,6 +2,7 @@
 
     stillscape reproduce NAME --out runs/reproduce/NAME           # each at full size
     stillscape reproduce NAME --quick --out runs/reproduce/NAME-quick
+    stillscape audit --json > docs/reproductions/audit.json
     python -m scripts.reproductions --from runs/reproduce         # without --from nothing is taken over
 
 A test holds page and plans against what this writes.
@@ -18,6 +19,7 @@ from stillscape.reproductions.run import plan_text
 
 ROOT = Path(__file__).parents[1]
 KEPT, PLANS, PAGE = ROOT / "docs/reproductions", ROOT / "plans", ROOT / "docs/reproductions.md"
+AUDIT = KEPT / "audit.json"
 
 
 def keep(source: Path) -> None:
@@ -41,7 +43,7 @@ def texts() -> dict[Path, str]:
     """Return what page and plans should hold, by path."""
     full, quick = kept("full"), kept("quick")
     plans = {PLANS / f"reproduce-{name}.toml": plan_text(name, header(full[name], quick.get(name))) for name in full}
-    return {PAGE: page(full), **plans}
+    return {PAGE: page(full, json.loads(AUDIT.read_text(encoding="utf-8"))), **plans}
 
 
 def main() -> None:

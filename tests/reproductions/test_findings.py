@@ -86,7 +86,13 @@ def test_the_same_findings_give_the_same_figure():
 
 
 def test_the_page_says_verdict_value_and_published_value():
-    text = page({"base": FOUND})
+    statement = {
+        "number": "#1", "where": "B.2", "printed": "||A|| <= 1", "verdict": "fails", "corrected": "<= sqrt L",
+        "corrected_evidence": "2 draws", "corrected_holds": True,
+    }  # fmt: skip
+    text = page({"base": FOUND}, {"statements": [statement], "draws": 2})
+    assert "1 fail as printed. Mended, 1 hold" in text
+    assert "| #1 | B.2 | \\|\\|A\\|\\| <= 1 | fails | <= sqrt L | 2 draws |" in text
     assert "| It holds. | draft | [needs an amendment](#base-the-base-experiment" in text
     assert "| a | 1.5 (1 to 2) nats | 1.4 (somewhere) |" in text
     assert "Not run at full size yet." in text

@@ -1,10 +1,12 @@
 """The quick size of every reproduction against the numbers that are kept, each within its stated spread."""
 
+import json
 from pathlib import Path
 
 import pytest
 from scripts import reproductions as script
 
+from stillscape.bounds.audit import audit
 from stillscape.reproductions import CATALOGUE, reproduce
 from stillscape.reproductions.run import plan_text, read_plan, settings_of
 
@@ -49,6 +51,13 @@ def test_a_plan_reads_back_as_the_settings_of_the_full_size(name, tmp_path):
     found, settings = read_plan(path)
     assert found == name
     assert settings_of(CATALOGUE[name], "full", settings) == CATALOGUE[name].settings()
+
+
+@pytest.mark.slow
+def test_the_kept_audit_is_what_it_says_now():
+    kept = json.loads(script.AUDIT.read_text(encoding="utf-8"))
+    now = {s.number: (s.verdict, s.corrected_holds) for s in audit(kept["draws"], kept["seed"])}
+    assert {s["number"]: (s["verdict"], s["corrected_holds"]) for s in kept["statements"]} == now
 
 
 def test_growth_rates_are_within_the_aim_of_theory_and_print():

@@ -1,12 +1,20 @@
 """The page of all reproductions in Markdown, and the headers of their plans: written from findings, never by hand."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from stillscape.report.words import number
 from stillscape.reproductions.findings import VERDICTS, Claim, Findings, Number
 from stillscape.reproductions.run import CATALOGUE
 
 WORDS = {"stands": "stands", "amended": "needs an amendment", "falls": "falls", "cannot_tell": "cannot tell"}
+PRINTED = {
+    "holds": "hold as printed",
+    "fails": "fail as printed",
+    "vacuous": "ask for what can't be",
+    "undefined": "are not there, or not well defined, as printed",
+}
 SHOWN = 3  # numbers in the header of a plan
 INTRODUCTION = """# Reproductions
 
@@ -22,18 +30,49 @@ it is typed in.
 Intervals are 95 % unless said otherwise. A verdict is one of four: """
 
 
-def page(all_found: Mapping[str, Findings]) -> str:
-    """Return the page for the findings of full size, by name."""
+def page(all_found: Mapping[str, Findings], audit: Mapping[str, Any]) -> str:
+    """Return the page for the findings of full size, by name, and what `stillscape audit --json` says."""
     parts = [INTRODUCTION + "; ".join(f"**{WORDS[key]}** ({meaning})" for key, meaning in VERDICTS.items()) + ".\n"]
     parts.append("## For a reviewer: which claims stand\n")
     parts.append("| claim | where | verdict |\n|---|---|---|\n" + "".join(_summary(all_found)))
+    parts.append(_counts(audit))
     for name, reproduction in CATALOGUE.items():
         parts.append(f"## {name}: {_lower(reproduction.title)}\n")
         if name in all_found:
             parts += _one(all_found[name])
         else:
             parts.append("Not run at full size yet.\n")
+    parts.append(_statements(audit))
     return "\n".join(parts)
+
+
+def _counts(audit: Mapping[str, Any]) -> str:
+    """Say how many of the printed statements hold."""
+    counts = Counter(statement["verdict"] for statement in audit["statements"])
+    said = ", ".join(f"{counts[verdict]} {words}" for verdict, words in PRINTED.items() if counts[verdict])
+    holding = sum(statement["corrected_holds"] for statement in audit["statements"])
+    return (
+        f"Of {len(audit['statements'])} statements of the drafts and of what was added to complete them: {said}. "
+        f"Mended, {holding} hold, each checked on up to {audit['draws']:,} random cases; the table is "
+        "[at the end](#the-formulas-statement-by-statement).\n"
+    )
+
+
+def _statements(audit: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"| {s['number']} | {s['where']} | {_cell(s['printed'])} | {s['verdict']} | {_cell(s['corrected'])} "
+        f"| {_cell(s['corrected_evidence'])} |\n"
+        for s in audit["statements"]
+    )
+    return (
+        "## The formulas, statement by statement\n\nFrom `stillscape audit`, which computes it anew; numbers are those "
+        "of [theory.md](theory.md).\n\n| | where | as printed | it | mended | what that survived |\n"
+        f"|---|---|---|---|---|---|\n{rows}"
+    )
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def header(found: Findings, quick: Findings | None) -> str:
@@ -61,7 +100,7 @@ def _headline(found: Findings) -> list[Number]:
 def _summary(all_found: Mapping[str, Findings]) -> Iterator[str]:
     for name in CATALOGUE:
         for claim in all_found[name].claims if name in all_found else ():
-            yield f"| {claim.statement} | {claim.source} | [{WORDS[claim.verdict]}](#{_anchor(name)}) |\n"
+            yield f"| {_cell(claim.statement)} | {claim.source} | [{WORDS[claim.verdict]}](#{_anchor(name)}) |\n"
 
 
 def _anchor(name: str) -> str:
@@ -81,7 +120,7 @@ def _one(found: Findings) -> Iterator[str]:
     if captions:
         yield " ".join(captions) + "\n"
     yield "| what | here | published |\n|---|---|---|\n" + "".join(
-        f"| {n.name} | {_value(n)} | {_published(n)} |\n" for n in found.numbers
+        f"| {_cell(n.name)} | {_value(n)} | {_published(n)} |\n" for n in found.numbers
     )
     for remark in found.remarks:
         yield f"- {remark}\n"
