@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillscape.report.style import COLORS, adaptation_style, house_style
+from stillscape.report.style import COLORS, adaptation_style, house_style, log_size_axis, log_value_axis
 from stillscape.report.svg import file_bytes
 from stillscape.report.words import number
 from stillscape.reproductions.findings import Findings, Heat, Panel
@@ -20,6 +20,7 @@ COLUMNS = 2
 WIDTH, HEIGHT = 3.6, 2.9
 LEFT, RIGHT, TOP, BOTTOM = 0.68, 0.12, 0.32, 0.5
 LEGEND_ROW, LEGEND_LETTERS = 0.15, 52
+TICKS = 8
 STYLES = 6  # that adaptation_style tells apart
 KINDS: dict[str, dict[str, Any]] = {
     "bound": {"color": COLORS["ink"], "linestyle": "--", "linewidth": 1.2},
@@ -66,9 +67,9 @@ def _wrapped(label: str) -> str:
 
 def _curves(ax: "Axes", panel: Panel) -> None:
     if "x" in panel.log:
-        ax.set_xscale("log")
+        _log_x(ax, sorted({x for line in panel.lines for x in line.x}))
     if "y" in panel.log:
-        ax.set_yscale("log")
+        log_value_axis(ax, np.concatenate([_array(line.y) for line in panel.lines]))
     measured = 0
     for line in panel.lines:
         style = KINDS.get(line.kind)
@@ -89,6 +90,18 @@ def _curves(ax: "Axes", panel: Panel) -> None:
     ax.set_ylabel(panel.y)
     height = HEIGHT - TOP - BOTTOM
     ax.legend(loc="upper left", bbox_to_anchor=(-0.1, -BOTTOM / height), borderaxespad=0.0, labelspacing=0.2)
+
+
+def _log_x(ax: "Axes", points: list[float]) -> None:
+    """Make x logarithmic, with the points themselves as ticks where they are few; powers of ten would say less."""
+    from matplotlib.ticker import NullLocator
+
+    if len(points) > TICKS:
+        log_size_axis(ax, points[0], points[-1])
+        return
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(points, [number(point) for point in points])
 
 
 def _heat(ax: "Axes", panel: Heat) -> None:

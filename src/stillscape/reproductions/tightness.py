@@ -19,6 +19,7 @@ DRAFT = "draft b, theorem 1"
 LAYER_KINDS = ("printed", "a_priori", "data", "token")
 BLOCK_KINDS = ("a_priori", "data")
 ROUNDING = 1e-9
+PANELS = {"attention": "an attention layer", "block": "a block and its head", "mean of": "mean losses"}
 
 
 class TightnessSettings(Settings):
@@ -69,7 +70,7 @@ def measure(settings: TightnessSettings, place: Workplace) -> Findings:
         {},
         tuple(_numbers(settings, tables, below)),
         _claims(settings, tables, below),
-        (_panel(settings, tables, "attention"), _panel(settings, tables, "block"), _panel(settings, tables, "mean of")),
+        tuple(_panel(settings, tables, start, title) for start, title in PANELS.items()),
         remarks=(
             "Bound over the exact spectral norm of single samples' Hessians, in float64; of the mean losses, "
             "bound over the 95 % "
@@ -225,7 +226,7 @@ def _claims(settings: TightnessSettings, tables: dict[str, np.ndarray], below: d
     )
 
 
-def _panel(settings: TightnessSettings, tables: dict[str, np.ndarray], start: str) -> Panel:
+def _panel(settings: TightnessSettings, tables: dict[str, np.ndarray], start: str, title: str) -> Panel:
     lines = []
     for name, table in tables.items():
         if name.startswith(start) or (start == "block" and name == "head"):
@@ -236,7 +237,7 @@ def _panel(settings: TightnessSettings, tables: dict[str, np.ndarray], start: st
         line("the truth", [max(step, 1) for step in settings.steps], np.ones(len(settings.steps)), kind="bound")
     )
     return Panel(
-        f"{start}: bound over truth",
+        f"{title}: bound over truth",
         "step (start drawn at 1)",
         "ratio",
         tuple(lines),
