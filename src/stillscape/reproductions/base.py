@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stillscape.bounds import loss_difference
-from stillscape.convergence import geometric_sizes, loss_differences, ordered_differences
+from stillscape.convergence import LossDifferences, geometric_sizes, loss_differences, ordered_differences
 from stillscape.reproductions.catalogue import Reproduction, Settings, Workplace
 from stillscape.reproductions.findings import (
     Claim,
@@ -27,6 +27,7 @@ from stillscape.reproductions.tiny_vit import train
 DRAFT = "draft a, section 5.1 and figure 1"
 LARGEST_CURVATURE = 4 / (3 * math.sqrt(3))  # of tanh: max |tanh''|
 POINTS = 30
+AS_STEEP = 0.15  # slopes so near to -1 are taken for the identity's, whose mean is over few orders
 SETTLED = 0.05  # of the held-out loss: what a doubling may still take off where we say that the loss has settled
 
 
@@ -185,9 +186,8 @@ def measure(settings: BaseSettings, place: Workplace) -> Findings:
         (_fixed_panel(fixed[0], null), _away_panel(away), _moved_panel(settings, moved)),
         remarks=(
             "The drafts name neither sizes nor distribution nor rates; all of them are ours.",
-            "The bound that is proved holds on the whole ball; the one from exact Hessians takes the largest "
-            "norm measured at "
-            "w*, so that it is second order, as in the drafts.",
+            "The bound that is proved holds on the whole ball; the one from exact Hessians takes the largest norm "
+            "measured at w*, so that it is second order, as in the drafts.",
         ),
         violations=() if kept["on the whole ball, proved"] else ("Theorem 3 on the whole ball is not kept",),
     )
@@ -245,13 +245,14 @@ def _gradients(model: Regression, data: Data) -> Tensor:
     return torch.cat([part.flatten(1) for part in found.values()], 1)
 
 
-def _late(curve: object) -> float:
-    k, mean = curve.k, curve.mean  # type: ignore[attr-defined]
-    late = k >= k[-1] / 20
-    return slope(k[late], mean[late])
+def _late(curve: LossDifferences) -> float:
+    late = curve.k >= curve.k[-1] / 20
+    return slope(curve.k[late], curve.mean[late])
 
 
-def _numbers(settings: BaseSettings, fixed: list, null: object, optima: np.ndarray, away: Away) -> list[Number]:
+def _numbers(
+    settings: BaseSettings, fixed: list[LossDifferences], null: LossDifferences, optima: np.ndarray, away: Away
+) -> list[Number]:
     gain = optima[:, :-1] - optima[:, 1:]
     return [
         measured("slope of |L_k+1 - L_k| at w*, trained", [_late(one) for one in fixed], spread=0.05),
@@ -278,7 +279,12 @@ def _numbers(settings: BaseSettings, fixed: list, null: object, optima: np.ndarr
 
 
 def _claims(
-    settings: BaseSettings, fixed: list, null: object, optima: np.ndarray, kept: dict[str, bool], rising: float
+    settings: BaseSettings,
+    fixed: list[LossDifferences],
+    null: LossDifferences,
+    optima: np.ndarray,
+    kept: dict[str, bool],
+    rising: float,
 ) -> tuple[Claim, ...]:
     last, low, high = mean_interval(optima[:, -2] - optima[:, -1])
     share = SETTLED * float(optima[:, -1].mean())
@@ -287,42 +293,40 @@ def _claims(
         Claim(
             "|L_k+1 - L_k| falls as k grows, as the theory predicts, and so the surface settles.",
             DRAFT,
-            "falls",
+            "falls" if abs(_late(null) + 1) < AS_STEEP else "cannot_tell",
             f"it falls with slope {_late(fixed[0]):.2f} for the trained network and {_late(null):.2f} for an "
-            f"untrained one: "
-            "MAD / (k + 1) at any fixed weights, so the curve says nothing of training or data.",
+            "untrained one: MAD / (k + 1) at any fixed weights, so the curve says nothing of training or data.",
         ),
         Claim(
             "The difference falls monotonically.",
             DRAFT,
-            "falls",
-            f"in a single order it grows at {100 * rising:.0f} % of the steps, with the loss of the new sample; "
-            f"only the mean over "
-            "many orders falls.",
+            "falls" if rising > 0 else "stands",
+            f"in a single order it grows at {100 * rising:.0f} % of the steps, with the loss of the new sample; only "
+            "the mean over many orders falls.",
         ),
         Claim(
             f"Retrained at each k, the optimum's loss has settled at {settings.retrained[-1]} rows.",
             "ours: what the experiment should have measured",
             settled,
-            f"the last doubling changes the held-out loss by {last:.4f} ({low:.4f} to {high:.4f}); the noise "
-            f"floor is {settings.noise**2:.2f}.",
+            f"the last doubling changes the held-out loss by {last:.4f} ({low:.4f} to {high:.4f}); the noise floor "
+            f"is {settings.noise**2:.2f}.",
         ),
         Claim(
             "Theorem 3 bounds the difference away from w*.",
             "draft b, theorem 3",
             "amended" if kept["on the whole ball, proved"] else "falls",
-            f"with a gradient term and a bound on the whole ball it is kept for every k; as printed, with exact "
-            f"Hessians at w*, it is "
+            "with a gradient term and a bound on the whole ball it is kept for every k; as printed, with exact "
+            "Hessians at w*, it is "
             f"{'kept here, too' if kept['exact Hessians at w*, as printed'] else 'broken here'}, but not proved.",
         ),
     )
 
 
-def _fixed_panel(fixed: object, null: object) -> Panel:
+def _fixed_panel(fixed: LossDifferences, null: LossDifferences) -> Panel:
     lines = (
-        line("trained", fixed.k, fixed.mean, fixed.low, fixed.high),  # type: ignore[attr-defined]
-        line("untrained", null.k, null.mean),  # type: ignore[attr-defined]
-        line("MAD / (k + 1), trained", fixed.k, fixed.closed_form, kind="closed form"),  # type: ignore[attr-defined]
+        line("trained", fixed.k, fixed.mean, fixed.low, fixed.high),
+        line("untrained", null.k, null.mean),
+        line("MAD / (k + 1), trained", fixed.k, fixed.closed_form, kind="closed form"),
     )
     return Panel(
         "as in draft a: at one fixed w", "samples k", "|L_k+1 - L_k|", lines, "xy", "An identity for any network."

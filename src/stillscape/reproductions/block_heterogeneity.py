@@ -95,9 +95,8 @@ def measure(settings: BlockSettings, place: Workplace) -> Findings:
         _claims(full),
         (*_heats(settings, full), _along(settings, full)),
         remarks=(
-            "Frobenius norms of blocks of the mean Hessian over held-out images, in float64, by the exact "
-            "calculus; theirs are "
-            "drawn in float32, as colors without numbers, at step 20,000.",
+            "Frobenius norms of blocks of the mean Hessian over held-out images, in float64, by the exact calculus; "
+            "theirs are drawn in float32, as colors without numbers, at step 20,000.",
             "W_Q, W_K, W_V and W_O without their biases, as in theirs.",
         ),
         violations=() if max(apart) < 5 else ("products and exact calculus differ by more than five standard errors",),

@@ -69,9 +69,8 @@ def measure(settings: DiversitySettings, place: Workplace) -> Findings:
                 DRAFT,
                 "stands" if sign(accuracy) < 0 else "falls" if sign(accuracy) > 0 else "cannot_tell",
                 f"accuracy at the same number of images {accuracy[0]:+.4f} ({accuracy[1]:+.4f} to "
-                f"{accuracy[2]:+.4f}), and the last "
-                f"doubling gains {gain[0]:+.4f} ({gain[1]:+.4f} to {gain[2]:+.4f}) more. Sufficient sizes: "
-                f"{found(plain)}; {found(other)}.",
+                f"{accuracy[2]:+.4f}), and the last doubling gains {gain[0]:+.4f} ({gain[1]:+.4f} to {gain[2]:+.4f}) "
+                f"more. Sufficient sizes: {found(plain)}; {found(other)}.",
             )
         )
     return Findings(
@@ -82,9 +81,8 @@ def measure(settings: DiversitySettings, place: Workplace) -> Findings:
         tuple(claims),
         panels_of(settings, conditions),
         remarks=(
-            f"Skewed: each class comes {settings.skew:g} times as often as the one before it. Clustered: images "
-            f"come k-means "
-            f"cluster by cluster, {settings.clusters} of them in the pool, as from few patients or places.",
+            f"Skewed: each class comes {settings.skew:g} times as often as the one before it. Clustered: images come "
+            f"k-means cluster by cluster, {settings.clusters} of them in the pool, as from few patients or places.",
         ),
     )
 

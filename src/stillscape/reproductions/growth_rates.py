@@ -92,11 +92,10 @@ def measure(settings: GrowthSettings, place: Workplace) -> Findings:
         tuple(_panel(name, cases[name][0], table) for name, table in curves.items()),
         remarks=(
             f"Norms are Frobenius norms of blocks of the mean Hessian over {settings.samples} sums of "
-            f"{settings.digits} "
-            "digits, at the start of training; only slopes compare, since their start and ours differ.",
-            f"The exact calculus is run at width {settings.exact_dim}, on attention without a residual "
-            f"connection; products at "
-            f"width {settings.dim}, with residual connections and a ReLU network, as theirs.",
+            f"{settings.digits} digits, at the start of training; only slopes compare, since their start and ours "
+            "differ.",
+            f"The exact calculus is run at width {settings.exact_dim}, on attention without a residual connection; "
+            f"products at width {settings.dim}, with residual connections and a ReLU network, as theirs.",
             "Of their pre-LN slopes the range of sigma isn't known; ours is the whole of the range shown.",
         ),
     )

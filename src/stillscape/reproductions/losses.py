@@ -48,9 +48,8 @@ def measure(settings: LossSettings, place: Workplace) -> Findings:
                 DRAFT,
                 "stands" if sign(gain) else "cannot_tell",
                 f"squared error against cross-entropy: accuracy {accuracy[0]:+.4f} ({accuracy[1]:+.4f} to "
-                f"{accuracy[2]:+.4f}), the last "
-                f"doubling's gain {gain[0]:+.4f} ({gain[1]:+.4f} to {gain[2]:+.4f}). Sufficient sizes: "
-                f"{'; '.join(map(found, conditions))}.",
+                f"{accuracy[2]:+.4f}), the last doubling's gain {gain[0]:+.4f} ({gain[1]:+.4f} to {gain[2]:+.4f}). "
+                f"Sufficient sizes: {'; '.join(map(found, conditions))}.",
             ),
         ),
         panels_of(settings, conditions),

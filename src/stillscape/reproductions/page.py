@@ -53,21 +53,21 @@ def _counts(audit: Mapping[str, Any]) -> str:
     holding = sum(statement["corrected_holds"] for statement in audit["statements"])
     return (
         f"Of {len(audit['statements'])} statements of the drafts and of what was added to complete them: {said}. "
-        f"Mended, {holding} hold, each checked on up to {audit['draws']:,} random cases; the table is "
-        "[at the end](#the-formulas-statement-by-statement).\n"
+        f"Mended, {holding} hold, each checked on up to {audit['draws']:,} random cases; the table is [at the "
+        "end](#the-formulas-statement-by-statement).\n"
     )
 
 
 def _statements(audit: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"| {s['number']} | {s['where']} | {_cell(s['printed'])} | {s['verdict']} | {_cell(s['corrected'])} "
-        f"| {_cell(s['corrected_evidence'])} |\n"
+        f"| {s['number']} | {s['where']} | {_cell(s['printed'])} | {s['verdict']} | {_cell(s['corrected'])} | "
+        f"{_cell(s['corrected_evidence'])} |\n"
         for s in audit["statements"]
     )
     return (
-        "## The formulas, statement by statement\n\nFrom `stillscape audit`, which computes it anew; numbers are those "
-        "of [theory.md](theory.md).\n\n| | where | as printed | it | mended | what that survived |\n"
-        f"|---|---|---|---|---|---|\n{rows}"
+        "## The formulas, statement by statement\n\nFrom `stillscape audit`, which computes it anew; numbers are "
+        "those of [theory.md](theory.md).\n\n| | where | as printed | it | mended | what that survived "
+        f"|\n|---|---|---|---|---|---|\n{rows}"
     )
 
 

@@ -42,12 +42,10 @@ def measure(settings: RegularisationSettings, place: Workplace) -> Findings:
                 "More weight decay makes the surface settle faster.",
                 DRAFT,
                 _verdict(sign(deviation), sign(gain)),
-                f"from penalty {settings.penalties[0]:g} to {settings.penalties[-1]:g} the factor before 1 / (k "
-                f"+ 1) changes by "
-                f"{deviation[0]:.3f} nats ({deviation[1]:.3f} to {deviation[2]:.3f}) and the largest Hessian norm from "
-                f"{weak.mean_norm:.3g} to {strong.mean_norm:.3g}; what the last doubling of data gains in "
-                f"accuracy changes by "
-                f"{gain[0]:.4f} ({gain[1]:.4f} to {gain[2]:.4f}). Sufficient sizes: "
+                f"from penalty {settings.penalties[0]:g} to {settings.penalties[-1]:g} the factor before 1 / (k + 1) "
+                f"changes by {deviation[0]:.3f} nats ({deviation[1]:.3f} to {deviation[2]:.3f}) and the largest "
+                f"Hessian norm from {weak.mean_norm:.3g} to {strong.mean_norm:.3g}; what the last doubling of data "
+                f"gains in accuracy changes by {gain[0]:.4f} ({gain[1]:.4f} to {gain[2]:.4f}). Sufficient sizes: "
                 f"{'; '.join(map(found, conditions))}.",
             ),
         ),

@@ -40,6 +40,7 @@ from stillscape.training import Recipe, fit, score
 DRAFT = "draft b, section 5.2 and its limits"
 STAND_IN = "stand-in"
 BATCH = 32
+AS_STEEP = 0.15  # slopes so near to -1 are taken for the identity's, whose mean is over few orders
 
 
 class TextSettings(HeadSettings):
@@ -116,8 +117,8 @@ def measure(settings: TextSettings, place: Workplace) -> Findings:
         _claims(settings, conditions, checked),
         panels_of(settings, conditions),
         remarks=(
-            f"Texts are cut to {settings.tokens} tokens. Stand-in data and a random encoder show that the code "
-            f"runs, and nothing else."
+            f"Texts are cut to {settings.tokens} tokens. Stand-in data and a random encoder show that the code runs, "
+            "and nothing else."
             if settings.data == STAND_IN
             else f"Mails without headers, cut to {settings.tokens} tokens; spam against the rest, half and half.",
         ),
@@ -267,11 +268,12 @@ def _claims(settings: TextSettings, conditions: list[Condition], checked: Contro
         Claim(
             "The difference of losses shows that the surface of a text transformer settles, too.",
             DRAFT,
-            "falls",
+            "falls"
+            if max(abs(n.value + 1) for n in _slopes(conditions) if n.value is not None) < AS_STEEP
+            else "cannot_tell",
             "as for images it is MAD / (k + 1) at any fixed weights. Sufficient sizes by the retrained optima: "
-            f"{'; '.join(found(one) for one in conditions)}. LoRA against the head at the largest size: "
-            f"accuracy {accuracy[0]:+.3f} "
-            f"({accuracy[1]:+.3f} to {accuracy[2]:+.3f}).",
+            f"{'; '.join(found(one) for one in conditions)}. LoRA against the head at the largest size: accuracy "
+            f"{accuracy[0]:+.3f} ({accuracy[1]:+.3f} to {accuracy[2]:+.3f}).",
         ),
     )
 
