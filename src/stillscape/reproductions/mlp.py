@@ -191,8 +191,8 @@ def _claims(tables: dict[str, Any], trends: dict[tuple[str, str], Any]) -> tuple
             "What moves the difference is the shape of the network.",
             SOURCE,
             "amended" if abs(stuck) > 0.5 else "cannot_tell",
-            "at fixed weights it is the mean absolute deviation of single losses over k + 1, whatever the shape: over all "
-            f"networks its rank correlation with held-out accuracy is {stuck:.2f}.",
+            "at fixed weights it is the mean absolute deviation of single losses over k + 1, whatever the shape: "
+            f"over all networks its rank correlation with held-out accuracy is {stuck:.2f}.",
         )
     )
     return tuple(found)
