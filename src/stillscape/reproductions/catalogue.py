@@ -41,7 +41,7 @@ class Workplace:
                 f"{what} is {name!r}, but {str(self.assets)!r} holds no {path.name!r}. Make it with "
                 f"benchmarks/verdict/prepare.py and name its folder with --assets, or give another with --{what}."
             )
-        return str(found)
+        return str(found.resolve())  # as plans keep it, wherever the command is called from
 
 
 class Settings(BaseModel):

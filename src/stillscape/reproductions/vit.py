@@ -139,7 +139,8 @@ def _violations(title: str, result: dict[str, Any]) -> list[str]:
 
 def _claims(results: dict[str, Any], controls: dict[str, Control]) -> tuple[Claim, ...]:
     good = [title for title, checked in controls.items() if checked.passed]
-    entries = {(title, entry["adapt"]): entry for title in results for entry in results[title]["results"]}
+    # Nothing is concluded from data on which the pre-trained model is worth nothing.
+    entries = {(title, entry["adapt"]): entry for title in good for entry in results[title]["results"]}
     rising = [key for key, entry in entries.items() if _rises(entry)]
     slopes = [_late_slope(entry["curves"]["fixed_surface"]) for entry in entries.values()]
     moving = [key for key, entry in entries.items() if _last_gain(entry)[1] > 0]
@@ -149,21 +150,22 @@ def _claims(results: dict[str, Any], controls: dict[str, Control]) -> tuple[Clai
             "The pre-trained ViT knows something about these images (needed before anything is concluded).",
             "our own control",
             "stands" if len(good) == len(controls) else "cannot_tell",
-            f"frozen features beat raw pixels and a random ViT on {len(good)} of {len(controls)} data sets.",
+            f"frozen features beat raw pixels and a random ViT on {len(good)} of {len(controls)} data sets"
+            + (f": {', '.join(good)}. What follows is concluded from these alone." if good else "; nothing follows."),
         ),
         Claim(
             "Accuracy on held-out images rises with the number of training images.",
             DRAFT,
-            "stands" if len(rising) == len(entries) else "cannot_tell",
+            "stands" if entries and len(rising) == len(entries) else "cannot_tell",
             f"some doubling raises it beyond its 90 % interval, and none lowers it so, in {len(rising)} of "
             f"{len(entries)} cases.",
         ),
         Claim(
             "|L_k+1 - L_k| falls with k, and so shows that the surface of the fine-tuned ViT settles.",
             f"{DRAFT}, figure 2",
-            "falls" if max(abs(one + 1) for one in slopes) < AS_STEEP else "cannot_tell",
-            f"the curve falls (slopes {min(slopes):.2f} to {max(slopes):.2f}), but it is MAD / (k + 1) for any model "
-            "at fixed weights, and so shows nothing about this one.",
+            "falls" if slopes and max(abs(one + 1) for one in slopes) < AS_STEEP else "cannot_tell",
+            f"the curve falls (slopes {min(slopes, default=0):.2f} to {max(slopes, default=0):.2f}), but it is MAD / "
+            "(k + 1) for any model at fixed weights, and so shows nothing about this one.",
         ),
         Claim(
             "At these sizes the surface of the fine-tuned model has settled.",
