@@ -138,7 +138,9 @@ def _measure(bench: Bench, cells: Store, view: View) -> tuple[dict[str, Any], di
     plane, names, curvatures = _plane(view.plane, hv, kept, bench.plan.split_seed)
     way = [plane.coordinates(state) for state in kept]
     axes = [
-        _axis(names[i], [at[i] for at in way], (plane.first, plane.second)[i], curvatures[i], symmetric=names[i] != "path")
+        _axis(
+            names[i], [at[i] for at in way], (plane.first, plane.second)[i], curvatures[i], symmetric=names[i] != "path"
+        )
         for i in range(2)
     ]
     first, second = (grid_of(axis, bench.plan.surface_points) for axis in axes)

@@ -7,7 +7,10 @@ from stillscape.report.displays import (
     LossCurveDisplay,
     LossDifferenceDisplay,
     RetrainedAgainstFixedDisplay,
+    SettlingSurfaceDisplay,
+    SurfaceDifferenceDisplay,
     SurfaceEvidenceDisplay,
+    WeightPathDisplay,
 )
 from stillscape.report.page import write_report
 
@@ -18,6 +21,9 @@ __all__ = [
     "LossCurveDisplay",
     "LossDifferenceDisplay",
     "RetrainedAgainstFixedDisplay",
+    "SettlingSurfaceDisplay",
+    "SurfaceDifferenceDisplay",
     "SurfaceEvidenceDisplay",
+    "WeightPathDisplay",
     "write_report",
 ]

@@ -14,7 +14,10 @@ from stillscape.report.displays import (
     LossCurveDisplay,
     LossDifferenceDisplay,
     RetrainedAgainstFixedDisplay,
+    SettlingSurfaceDisplay,
+    SurfaceDifferenceDisplay,
     SurfaceEvidenceDisplay,
+    WeightPathDisplay,
 )
 from stillscape.report.displays.base import Display, Table
 from stillscape.report.style import add_legend, house_style
@@ -25,6 +28,9 @@ _OF_EACH: tuple[tuple[str, Any], ...] = (
     ("loss-difference", LossDifferenceDisplay),
     ("retrained-against-fixed", RetrainedAgainstFixedDisplay),
     ("hessian", HessianDisplay),
+    ("surface", SettlingSurfaceDisplay),
+    ("surface-difference", SurfaceDifferenceDisplay),
+    ("surface-way", WeightPathDisplay),
     ("surface-evidence", SurfaceEvidenceDisplay),
 )
 

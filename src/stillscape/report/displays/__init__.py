@@ -6,6 +6,11 @@ from stillscape.report.displays.hessian import HessianDisplay
 from stillscape.report.displays.loss_curve import LossCurveDisplay
 from stillscape.report.displays.loss_difference import LossDifferenceDisplay
 from stillscape.report.displays.retrained import RetrainedAgainstFixedDisplay
+from stillscape.report.displays.settling import (
+    SettlingSurfaceDisplay,
+    SurfaceDifferenceDisplay,
+    WeightPathDisplay,
+)
 from stillscape.report.displays.surface_evidence import SurfaceEvidenceDisplay
 
 __all__ = [
@@ -15,5 +20,8 @@ __all__ = [
     "LossCurveDisplay",
     "LossDifferenceDisplay",
     "RetrainedAgainstFixedDisplay",
+    "SettlingSurfaceDisplay",
+    "SurfaceDifferenceDisplay",
     "SurfaceEvidenceDisplay",
+    "WeightPathDisplay",
 ]
