@@ -31,11 +31,11 @@ class SettlingSurface:
 
     def within(self, tolerance: float) -> np.ndarray:
         """Return where |L_m - L_k| is at most `tolerance`, as truth values in the shape of `to_whole`."""
-        return self.to_whole <= tolerance
+        return np.asarray(self.to_whole <= tolerance)
 
     def settled(self, tolerance: float) -> int | None:
         """Return the smallest k from which on all of the plane stays within `tolerance` of L_m; None before m."""
-        everywhere = self.within(tolerance).reshape(len(self.k), -1).all(1)
+        everywhere = self.within(tolerance).reshape(len(self.k), -1).min(axis=1)
         first = len(self.k) - int(np.argmin(np.append(everywhere[::-1], False)))
         return int(self.k[first]) if first < len(self.k) - 1 else None
 

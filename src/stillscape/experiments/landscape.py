@@ -4,7 +4,7 @@ w* is the first order's model at the largest size, in one fold; all images are h
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from stillscape._errors import InputError, SelfCheckError
 from stillscape.curvature import Eigenpairs, PerSampleHessian, Plane, across, filter_normalized, top_eigenvalues, unit
@@ -101,7 +101,7 @@ def grid_of(axis: Axis, points: int) -> np.ndarray:
 
 
 def grid_losses(
-    suffix: nn.Module, plane: Plane, first: Sequence[float], second: Sequence[float], x: np.ndarray, y: np.ndarray
+    suffix: nn.Module, plane: Plane, first: np.ndarray, second: np.ndarray, x: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
     """Return each image's loss at each point of a plane, as (first, second, images); nats, float32.
 
@@ -133,8 +133,8 @@ def _measure(bench: Bench, cells: Store, view: View) -> tuple[dict[str, Any], di
     x, y = np.array(bench.inputs(view.adapt)[rows]), bench.labels[rows]
     suffix = bench.split(view.adapt, bench.training_seed(path[-1], FOLD)).suffix
     load_trained_state(suffix, kept[-1])
-    seen = [torch.from_numpy(array[:CURVATURE_IMAGES]) for array in (x, y)]
-    hv = PerSampleHessian(suffix.eval(), F.cross_entropy, *seen)
+    images, labels = (torch.from_numpy(array[:CURVATURE_IMAGES]) for array in (x, y))
+    hv = PerSampleHessian(suffix.eval(), F.cross_entropy, images, labels)
     plane, names, curvatures = _plane(view.plane, hv, kept, bench.plan.split_seed)
     way = [plane.coordinates(state) for state in kept]
     axes = [
@@ -193,7 +193,9 @@ def _top(hv: PerSampleHessian, count: int) -> Eigenpairs:
     return found
 
 
-def _axis(name: str, way: list[float], direction: State, curvature: float | None, *, symmetric: bool) -> Axis:
+def _axis(
+    name: str, way: list[float], direction: Mapping[str, Tensor], curvature: float | None, *, symmetric: bool
+) -> Axis:
     """Return an axis that shows the way of the weights and, where a curvature is known, a rise by `RISE`."""
     length = float(sum(float(d.double().square().sum()) for d in direction.values()) ** 0.5)
     if not symmetric:

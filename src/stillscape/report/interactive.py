@@ -64,12 +64,12 @@ def interactive(entry: Mapping[str, Any], name: str) -> Interactive | None:
     planes = [(plane, words.sentence_case(PLANE_NAMES.get(plane, "a plane"))) for plane in found]
     tolerance = f"{words.number(first.tolerance)} nats"
     caption = (
-        f"The mean loss Lₖ of the first k held-out images over a plane through the weights w* trained on all images, "
-        f"for k up to {first.k[-1]:,}. The scales stay the same for all k; what rises above them is cut off. Points: "
-        "weights trained on fewer images, at the nearest point of the plane. The differences have a logarithmic scale, "
-        f"cut off at a tenth of the tolerance, and are blue where they are within the tolerance of {tolerance}. "
-        "Drag the picture to turn it. The surface stands still for any model, at a rate of 1/k: this picture shows "
-        "what one more image does to it, and has no vote in the verdict."
+        "The mean loss Lₖ of the first k held-out images over a plane through the weights w* trained at the largest "
+        f"size, for k up to {first.k[-1]:,}. The scales stay the same for all k; what rises above them is cut off. "
+        "Points: weights trained on fewer images, at the nearest point of the plane. The differences have a "
+        "logarithmic scale, cut off at a tenth of the tolerance, and are blue where they are within the tolerance of "
+        f"{tolerance}. Drag the picture to turn it. The surface stands still for any model, at a rate of 1/k: this "
+        "picture shows what one more image does to it, and has no vote in the verdict."
     )
     label = (
         f"Surface of the mean loss of the first k of {first.k[-1]:,} held-out images over two directions of the "

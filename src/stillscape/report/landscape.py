@@ -1,4 +1,4 @@
-"""What the displays read of a loss surface in result.json: L_k over a plane for growing k, and where the weights went."""
+"""What the displays read of a loss surface in result.json: L_k over a plane for growing k, and the weights' way."""
 
 import base64
 import binascii
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from stillscape._errors import InputError, RecordError
 from stillscape.report.series import entry_of
+from stillscape.report.words import MINUS
 
 PLANE_NAMES = {
     "curvature": "two directions of largest curvature",
@@ -24,10 +25,12 @@ AXIS_NAMES = {
     "random 1": "random direction",
     "random 2": "another random direction",
 }
+_SIGN = f"\N{NO-BREAK SPACE}{MINUS}\N{NO-BREAK SPACE}"
+TO_WHOLE, NEXT_STEP = f"|Lₘ{_SIGN}Lₖ|", f"|Lₖ₊₁{_SIGN}Lₖ|"
 QUANTITIES = {
     "losses": "the surface, Lₖ",
-    "to_whole": "distance from the last, |Lₘ\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}Lₖ|",
-    "next_step": "what one more image moves, |Lₖ₊₁\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}Lₖ|",
+    "to_whole": f"distance from the last, {TO_WHOLE}",
+    "next_step": f"what one more image moves, {NEXT_STEP}",
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from stillscape.report import style, words
 from stillscape.report.displays.base import Display, Table
-from stillscape.report.landscape import PLANE_NAMES, Landscape, landscape_from
+from stillscape.report.landscape import NEXT_STEP, PLANE_NAMES, TO_WHOLE, Landscape, landscape_from
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,10 +63,12 @@ class _PlaneDisplay(Display):
     def _label(self, ax: "Axes") -> None:
         ax.set_axis_off()
         first, second = self.landscape.axes
-        ax.annotate(f"{first} →", (1, -0.02), (0, -6), xycoords="axes fraction", textcoords="offset points", ha="right",
-                    va="top", color=style.COLORS["muted"], annotation_clip=False)  # fmt: skip
-        ax.annotate(f"{second} →", (-0.01, 0), (-6, 0), xycoords="axes fraction", textcoords="offset points",
-                    rotation=90, ha="right", va="bottom", color=style.COLORS["muted"], annotation_clip=False)  # fmt: skip
+        common: dict[str, Any] = {
+            "xycoords": "axes fraction", "textcoords": "offset points", "color": style.COLORS["muted"],
+            "annotation_clip": False,
+        }  # fmt: skip
+        ax.annotate(f"{first} →", (1, -0.02), (0, -6), ha="right", va="top", **common)
+        ax.annotate(f"{second} →", (-0.01, 0), (-6, 0), rotation=90, ha="right", va="bottom", **common)
 
 
 class SettlingSurfaceDisplay(_PlaneDisplay):
@@ -80,16 +82,16 @@ class SettlingSurfaceDisplay(_PlaneDisplay):
         """Return what to see in the figure."""
         return (
             f"Mean loss Lₖ of the first k held-out images, of {self.landscape.k[-1]:,} in one random order, over "
-            "a plane through the weights w* trained on all images (cross). All panels share one scale; what lies above "
-            "it has its last color. Dots: weights trained on fewer images, as they lie in the plane. The surface stands "
-            "still for any model: this shows how many images it takes to see its shape, and not how many are enough to "
+            "a plane through the weights w* trained at the largest size (cross). All panels share one scale; what lies "
+            "above it has its last color. Dots: weights trained on fewer images, as they lie in the plane. The surface "
+            "stands still for any model: this shows how many images it takes to see its shape, not how many to "
             "train on."
         )
 
     def table(self) -> Table:
         """Return what each surface is like: least, mean and largest value, and how far it is from the last one."""
-        header = ("images", "least loss, nats", "mean loss, nats", "largest loss, nats", "largest |Lₘ − Lₖ|, nats",
-                  "largest |Lₖ₊₁ − Lₖ|, nats", "share within tolerance", "low", "high")  # fmt: skip
+        header = ("images", "least loss, nats", "mean loss, nats", "largest loss, nats", f"largest {TO_WHOLE}, nats",
+                  f"largest {NEXT_STEP}, nats", "share within tolerance", "low", "high")  # fmt: skip
         at = self.landscape
         rows = []
         for i, k in enumerate(at.k):
@@ -119,7 +121,7 @@ class SettlingSurfaceDisplay(_PlaneDisplay):
         colors = figure.colorbar(drawn, cax=bar, ticks=levels[::3])
         names = ["0" if level < high / 1000 else words.number(level, 2) for level in levels[::3]]
         colors.ax.set_yticklabels(names, fontsize=7)
-        colors.outline.set_visible(False)  # type: ignore[operator]
+        colors.outline.set_visible(False)
         bar.annotate("nats", (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", fontsize=7.5)
 
 
@@ -134,13 +136,13 @@ class SurfaceDifferenceDisplay(_PlaneDisplay):
         """Return what to see in the figure."""
         at = self.landscape
         tolerance = f"{words.number(at.tolerance)} nats"
-        before = self._half()
+        i = self._half()
+        mean, low, high = (words.percent(round(float(each), 3)) for each in at.share[:, i])
         text = (
-            f"Above: how far the surface over k images is from that over all {at.k[-1]:,}. Below: how far one more image "
-            f"moves it. Pale blue, within the black line: at most the tolerance of {tolerance}. At k = {at.k[before]:,}, "
-            f"over random orders, {words.percent(round(float(at.share[0, before]), 3))} of the plane lies within the "
-            f"tolerance of the last surface ({words.percent(round(float(at.share[1, before]), 3))} to "
-            f"{words.percent(round(float(at.share[2, before]), 3))}). "
+            f"Above: how far the surface over k images is from that over all {at.k[-1]:,}. Below: how far one more "
+            f"image moves it. Pale blue, within the black line: at most the tolerance of {tolerance}. "
+            f"At k = {at.k[i]:,}, over random orders, {mean} of the plane lies within the tolerance of the last "
+            f"surface ({low} to {high}). "
         )
         whole = f"k = {at.settled:,}" if at.settled is not None else f"no k under {at.k[-1]:,}"
         return text + f"In the order shown, all of it does from {whole} on. Both differences shrink for any model."
@@ -148,8 +150,8 @@ class SurfaceDifferenceDisplay(_PlaneDisplay):
     def table(self) -> Table:
         """Return the share of the plane within the tolerance, for both differences, and the largest of each."""
         at = self.landscape
-        header = ("images", "share of |Lₘ − Lₖ| within", "largest |Lₘ − Lₖ|, nats",
-                  "share of |Lₖ₊₁ − Lₖ| within", "largest |Lₖ₊₁ − Lₖ|, nats")  # fmt: skip
+        header = ("images", f"share of {TO_WHOLE} within", f"largest {TO_WHOLE}, nats",
+                  f"share of {NEXT_STEP} within", f"largest {NEXT_STEP}, nats")  # fmt: skip
         rows = []
         for i, k in enumerate(at.k[:-1]):
             pair = [(float((each[i] <= at.tolerance).mean()), float(each[i].max())) for each in self._differences()]
@@ -170,7 +172,7 @@ class SurfaceDifferenceDisplay(_PlaneDisplay):
         bounds = np.array([0.0, *(step * at.tolerance for _, step in _STEPS[:-1])])
         top = max(float(at.to_whole.max()), float(np.nanmax(at.next_step)), 2 * bounds[-1])
         width, height = (1 - 3 * _GAP) / 4, (1 - 2 * _TITLE - _GAP) / 2
-        for row, (values, name) in enumerate(zip(self._differences(), ("|Lₘ − Lₖ|", "|Lₖ₊₁ − Lₖ|"), strict=True)):
+        for row, (values, name) in enumerate(zip(self._differences(), (TO_WHOLE, NEXT_STEP), strict=True)):
             for column, i in enumerate(places):
                 place = (column * (width + _GAP), (1 - row) * (height + _TITLE + _GAP), width, height)
                 title = f"{name}, k = {at.k[i]:,}" if column == 0 else f"k = {at.k[i]:,}"
@@ -232,7 +234,7 @@ class WeightPathDisplay(_PlaneDisplay):
             ax.contourf(at.first, at.second, surface.T, levels=levels, cmap="cividis", alpha=0.35)
             lines = ax.contour(at.first, at.second, surface.T, levels=levels[1:-1], colors=style.COLORS["muted"],
                                linewidths=0.6)  # fmt: skip
-            ax.clabel(lines, lines.levels[::2], fontsize=7, fmt=lambda level: words.number(level, 2))
+            ax.clabel(lines, np.asarray(lines.levels)[::2], fontsize=7, fmt=lambda level: words.number(level, 2))
         xs, ys = [a for _, a, _, _ in at.way], [b for _, _, b, _ in at.way]
         ax.plot(xs, ys, color=style.COLORS["vermillion"], marker="o", label="weights trained on k images")
         for n, (k, a, b, _) in enumerate(at.way):  # above and below in turn, so that close ones stay apart
@@ -244,7 +246,7 @@ class WeightPathDisplay(_PlaneDisplay):
 def draw_way(panel: "Axes", at: Landscape) -> None:
     """Draw the weights trained on fewer images as dots, and w* as a cross."""
     *before, star = at.way
-    edge = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.5}
+    edge: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.5}
     panel.plot([a for _, a, _, _ in before], [b for _, _, b, _ in before], marker="o", markersize=2.6,
                color=style.COLORS["vermillion"], **edge)  # fmt: skip
     panel.plot([star[1]], [star[2]], marker="P", markersize=4.2, color=style.COLORS["ink"], **edge)
