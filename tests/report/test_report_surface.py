@@ -92,7 +92,8 @@ def test_the_table_of_surfaces_is_the_record(surface):
     losses, away, step = (unpacked(plane[name]) for name in ("losses", "to_whole", "next_step"))
     _, rows = SettlingSurfaceDisplay.from_result(surface).table()
     assert [row[0] for row in rows] == plane["k"]
-
+    summaries = [summary(losses, (1, 2)) for summary in (np.min, np.mean, np.max)]
+    np.testing.assert_allclose([row[1:4] for row in rows], np.transpose(summaries), rtol=1e-6)
     np.testing.assert_allclose([row[4] for row in rows], away.max((1, 2)))
     np.testing.assert_allclose([row[5] for row in rows], step.max((1, 2)))
     np.testing.assert_allclose([row[6] for row in rows], plane["share_within"]["mean"])

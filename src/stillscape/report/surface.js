@@ -91,6 +91,7 @@
       still.addEventListener("change", motion);
       dark.addEventListener("change", () => this.redraw());
       this.tell();
+      this.arrived();
       this.root.dataset.ready = "yes";
     }
 
@@ -104,8 +105,11 @@
     redraw() {
       cancelAnimationFrame(this.frame);
       this.tell();
-      return Plotly.react(this.plot, this.traces(), this.layout());
+      Plotly.react(this.plot, this.traces(), this.layout());
+      this.arrived();
     }
+
+    arrived() { this.root.dataset.shown = `${this.plane.name} ${this.quantity} ${this.plane.k[this.size]}`; }
 
     // Where a value lies on the color scale: by its root, since most of a surface is low; differences by their power.
     colors(z) {
@@ -133,11 +137,12 @@
       };
       const step = (now) => {
         const t = Math.min(1, (now - started) / MORPH_MS);
-        if (t >= 1) { show(to); return; }
+        if (t >= 1) { arrive(); return; }
         show(to.map((row, j) => row.map((value, i) => from[j][i] + t * (value - from[j][i]))));
         this.frame = requestAnimationFrame(step);
       };
-      if (still.matches || document.hidden) show(to);
+      const arrive = () => { show(to); this.arrived(); };
+      if (still.matches || document.hidden) arrive();
       else this.frame = requestAnimationFrame(step);
     }
 
