@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 #: Draws WebGL on the processor; the second line is for machines whose tests run as root or without shared memory.
 FLAGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox", "--disable-dev-shm-usage"]
 READY = "[...document.querySelectorAll('figure.interactive')].every((figure) => figure.dataset.ready)"
-WAIT_MS = 60_000
+WAIT_S = 60
 
 
 @dataclass
@@ -39,7 +40,14 @@ class Opened:
         steps = place - int(slider.input_value())
         for _ in range(abs(steps)):
             slider.press("ArrowRight" if steps > 0 else "ArrowLeft")
-        self.page.wait_for_function(f"document.querySelector('figure.interactive').dataset.shown === '{shown}'")
+        self.until(f"document.querySelector('figure.interactive').dataset.shown === '{shown}'")
+
+    def until(self, expression: str) -> None:
+        """Wait until an expression is true; playwright's own way to wait would be refused by the page's policy."""
+        ends = time.monotonic() + WAIT_S
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < ends, f"not within {WAIT_S} s: {expression}"
+            self.page.wait_for_timeout(30)
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +77,7 @@ def visit(chromium: Any) -> Iterator[Any]:
     def opened(path: Path, *, width: int = 1280, height: int = 900, wait: bool = True, **look: Any) -> Opened:
         context = chromium.new_context(viewport={"width": width, "height": height}, **look)
         contexts.append(context)
-        context.set_default_timeout(WAIT_MS)
+        context.set_default_timeout(1000 * WAIT_S)
         found = Opened(context.new_page())
         found.page.on("request", lambda request: found.requests.append(request.url))
         found.page.on("pageerror", lambda error: found.errors.append(str(error)))
@@ -79,7 +87,7 @@ def visit(chromium: Any) -> Iterator[Any]:
         if wait:
             if not found.page.evaluate("!!document.createElement('canvas').getContext('webgl')"):
                 pytest.skip("this Chromium draws no WebGL")
-            found.page.wait_for_function(READY)
+            found.until(READY)
         return found
 
     yield opened
