@@ -79,7 +79,10 @@ def _entry(adapt: str) -> dict[str, Any]:
         ],
         "per_class": [
             {"class": name, "count": 125 - 20 * i, "k": SIZES,
-             "recall": [None if i == 3 and at == 0 else min(1.0, a - 0.06 * i + 0.05) for at, a in enumerate(accuracy)]}
+             "recall": [None if i == 3 and at == 0 else min(1.0, a - 0.06 * i + 0.05) for at, a in enumerate(accuracy)],
+             "status": ("enough", "short", "cannot_tell", "cannot_tell")[i],
+             "gain": None if i == 3 else
+             {"from": 200, "to": 400, "mean": 0.02 * i, "low": 0.02 * i - 0.008, "high": 0.02 * i + 0.008}}
             for i, name in enumerate(CLASSES)
         ],
         "constants": {

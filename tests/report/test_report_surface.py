@@ -129,6 +129,17 @@ def test_the_way_is_the_record(surface):
     assert rows[-1][4] == pytest.approx(display.landscape.losses[-1, 4, 4])  # w* is the middle of the plane
 
 
+def test_frames_are_the_record(surface):
+    plane = plane_of(surface)
+    figure = SettlingSurfaceDisplay.from_result(surface).animate()
+    assert [frame.name for frame in figure.frames] == [str(k) for k in plane["k"]]
+    for frame, losses in zip(figure.frames, unpacked(plane["losses"]), strict=True):
+        np.testing.assert_array_equal(np.asarray(frame.data[0].z), losses.T)
+        np.testing.assert_array_equal(np.asarray(frame.data[0].x), plane["axes"][0]["at"])
+    assert len({(frame.data[0].cmin, frame.data[0].cmax) for frame in figure.frames}) == 1
+    np.testing.assert_array_equal(np.asarray(figure.data[0].z), unpacked(plane["losses"])[-1].T)
+
+
 def test_height_between_points_is_bilinear(surface):
     at = SettlingSurfaceDisplay.from_result(surface).landscape
     plane = 2 * at.first[:, None] - 3 * at.second[None, :] + 0.5

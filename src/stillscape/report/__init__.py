@@ -1,6 +1,7 @@
 """Displays of a result (matplotlib), and the one-file page that tells it (HTML)."""
 
 from stillscape.report.displays import (
+    ClassGainDisplay,
     ComparisonDisplay,
     DataCurveDisplay,
     HessianDisplay,
@@ -15,6 +16,7 @@ from stillscape.report.displays import (
 from stillscape.report.page import write_report
 
 __all__ = [
+    "ClassGainDisplay",
     "ComparisonDisplay",
     "DataCurveDisplay",
     "HessianDisplay",

@@ -8,6 +8,7 @@ from typing import Any
 from stillscape._errors import InputError
 from stillscape.report import svg
 from stillscape.report.displays import (
+    ClassGainDisplay,
     ComparisonDisplay,
     DataCurveDisplay,
     HessianDisplay,
@@ -25,6 +26,7 @@ from stillscape.report.style import add_legend, house_style
 _OF_EACH: tuple[tuple[str, Any], ...] = (
     ("data-curve", DataCurveDisplay),
     ("loss-curve", LossCurveDisplay),
+    ("class-gain", ClassGainDisplay),
     ("loss-difference", LossDifferenceDisplay),
     ("retrained-against-fixed", RetrainedAgainstFixedDisplay),
     ("hessian", HessianDisplay),

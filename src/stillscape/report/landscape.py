@@ -20,7 +20,7 @@ PLANE_NAMES = {
 }
 AXIS_NAMES = {
     "curvature 1": "largest curvature",
-    "curvature 2": "second largest curvature",
+    "curvature 2": "2nd largest curvature",
     "path": "way of the weights",
     "random 1": "random direction",
     "random 2": "another random direction",

@@ -50,7 +50,7 @@
       this.slider = root.querySelector("input[type=range]");
       this.play = root.querySelector(".play");
       this.out = root.querySelector("output");
-      const far = this.narrow ? 1.12 : 1;
+      const far = this.narrow ? 1.16 : 1;
       this.eye = { x: 1.22 * far, y: -1.32 * far, z: 0.82 * far };
       this.kept = new Map();
       this.timer = this.frame = 0;
@@ -226,7 +226,7 @@
       const ink = this.color("--fig-ink"), muted = this.color("--fig-muted"), rule = this.color("--fig-rule");
       const narrow = this.narrow;
       const axis = (title) => ({
-        title: { text: title, font: { size: narrow ? 10 : 12, color: ink } }, color: muted, gridcolor: rule,
+        title: { text: title, font: { size: narrow ? 9 : 12, color: ink } }, color: muted, gridcolor: rule,
         zerolinecolor: rule, linecolor: rule, showbackground: false, showspikes: false, nticks: 5,
         tickfont: { size: narrow ? 9 : 11 },
       });

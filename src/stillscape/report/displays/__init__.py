@@ -1,5 +1,6 @@
 """Displays in scikit-learn's way: `from_result` reads numbers, `plot` draws them, `table` gives them back."""
 
+from stillscape.report.displays.class_gain import ClassGainDisplay
 from stillscape.report.displays.comparison import ComparisonDisplay
 from stillscape.report.displays.data_curve import DataCurveDisplay
 from stillscape.report.displays.hessian import HessianDisplay
@@ -14,6 +15,7 @@ from stillscape.report.displays.settling import (
 from stillscape.report.displays.surface_evidence import SurfaceEvidenceDisplay
 
 __all__ = [
+    "ClassGainDisplay",
     "ComparisonDisplay",
     "DataCurveDisplay",
     "HessianDisplay",

@@ -11,6 +11,7 @@ from stillscape.report.displays.base import Display, Table
 from stillscape.report.landscape import NEXT_STEP, PLANE_NAMES, TO_WHOLE, Landscape, landscape_from
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     from matplotlib.axes import Axes
 
 _LEVELS = 9
@@ -101,6 +102,35 @@ class SettlingSurfaceDisplay(_PlaneDisplay):
             rows.append((int(k), *map(float, summary)))
         return header, rows
 
+    def animate(self) -> "go.Figure":
+        """Return the surface to turn and to play, for a notebook: a plotly figure with a frame for each k.
+
+        The page has the same with its own controls, and needs no notebook.
+        """
+        import plotly.graph_objects as go
+
+        at = self.landscape
+
+        def surface(i: int) -> go.Surface:
+            return go.Surface(
+                x=at.first, y=at.second, z=at.losses[i].T, cmin=float(at.losses.min()), cmax=at.ceiling(),
+                colorscale="Cividis", colorbar_title_text="nats",
+            )  # fmt: skip
+
+        frames = [go.Frame(name=str(k), data=[surface(i)]) for i, k in enumerate(at.k)]
+        still = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+        steps = [{"label": f"{k:,}", "method": "animate", "args": [[str(k)], still]} for k in at.k]
+        figure = go.Figure(data=[surface(len(at.k) - 1)], frames=frames)
+        figure.update_layout(
+            scene={
+                "xaxis_title_text": at.axes[0],
+                "yaxis_title_text": at.axes[1],
+                "zaxis": {"title_text": "mean loss, nats", "range": [min(0.0, float(at.losses.min())), at.ceiling()]},
+            },
+            sliders=[{"active": len(steps) - 1, "steps": steps, "currentvalue": {"prefix": "k = "}}],
+        )
+        return figure
+
     def _draw(self, ax: "Axes") -> None:
         self._label(ax)
         at, places = self.landscape, self.landscape.shown(6)
@@ -122,7 +152,7 @@ class SettlingSurfaceDisplay(_PlaneDisplay):
         names = ["0" if level < high / 1000 else words.number(level, 2) for level in levels[::3]]
         colors.ax.set_yticklabels(names, fontsize=7)
         colors.outline.set_visible(False)
-        bar.annotate("nats", (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", fontsize=7.5)
+        bar.annotate("nats", (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points", fontsize=7.5)
 
 
 class SurfaceDifferenceDisplay(_PlaneDisplay):
