@@ -132,6 +132,16 @@ def test_pointing_at_the_surface_says_its_height(report, visit, planes):
     assert np.abs(at.losses[-1] - value).min() < 1e-4
 
 
+def test_numbers_can_be_copied(report, visit, planes):
+    opened = visit(report, permissions=["clipboard-read", "clipboard-write"])
+    opened.figure().locator("summary").click()
+    opened.figure().get_by_role("button", name="Copy: Numbers behind the surface: Two directions").click()
+    opened.until("!!document.querySelector('figure.interactive .copy').textContent.match('Copied')")
+    header, *rows = opened.page.evaluate("navigator.clipboard.readText()").splitlines()
+    assert header.startswith("Images\t")
+    assert [row.split("\t")[0] for row in rows] == [str(k) for k in planes["curvature"].k]
+
+
 def test_a_class_that_would_be_markup_is_text(report, visit):
     opened = visit(report)
     assert opened.page.locator("img").count() == 0

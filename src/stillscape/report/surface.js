@@ -250,7 +250,27 @@
     color(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
   }
 
+  // Beside every table of numbers: its cells as text, tabs between them, as spreadsheets take them.
+  function offerCopies() {
+    for (const table of document.querySelectorAll(".behind table")) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "copy";
+      button.textContent = "Copy";
+      button.setAttribute("aria-label", `Copy: ${table.parentElement.getAttribute("aria-label")}`);
+      button.addEventListener("click", async () => {
+        const rows = [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent.trim()).join("\t"));
+        try {
+          await navigator.clipboard.writeText(rows.join("\n"));
+          button.textContent = "Copied";
+        } catch { getSelection().selectAllChildren(table); } // one key copies what is selected
+      });
+      table.parentElement.before(button);
+    }
+  }
+
   async function begin() {
+    offerCopies();
     const roots = [...document.querySelectorAll("figure.interactive")];
     try {
       const code = document.createElement("script");
