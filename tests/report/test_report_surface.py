@@ -186,6 +186,7 @@ def test_a_page_with_surfaces_needs_no_network_and_stays_small(surface_html, sur
     assert (surface_folder / "report.html").stat().st_size < PAGE_LIMIT
 
 
+@pytest.mark.slow
 def test_the_finest_surfaces_of_five_adaptations_stay_under_the_limit(tmp_path):
     result = surface_result(points=31, images=200)
     part = result["results"][0]
