@@ -29,6 +29,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/last_layers/run.py
 	$(BIN)/python benchmarks/overhead/run.py
 	$(BIN)/python benchmarks/realistic/run.py
+	$(BIN)/python benchmarks/surface/run.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

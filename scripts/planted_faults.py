@@ -52,6 +52,8 @@ ANYTIME = "tests/sufficiency/test_anytime.py"
 REBUILT = "tests/reproductions/test_formulas.py"
 REBUILT_TEXTS = "tests/reproductions/test_findings.py"
 FORECAST = "tests/sufficiency/test_data_curve.py"
+SETTLING = "tests/convergence/test_settling_surface.py"
+PLANES = "tests/curvature/test_plane.py"
 CAPITAL = f"{ANYTIME}::test_capital_is_one_on_average_just_at_the_tolerance"
 
 
@@ -376,6 +378,24 @@ FAULTS = (
     Fault("Maurer and Pontil without the range term", "evidence/certificates.py",
           "+ 7 * extent * log", "+ 0 * extent * log",
           ("tests/evidence/test_certificates.py::test_coverage_over_all_outcomes",)),
+    # ---- the surface over a plane
+    Fault("plane: sums over k divided by k + 1", "convergence/settling_surface.py",
+          "(sums[:, k - 1] / k).T", "(sums[:, k - 1] / (k + 1)).T",
+          (f"{SETTLING}::test_a_quadratic_loss_in_closed_form",)),
+    Fault("plane: one more image counts in full", "convergence/settling_surface.py",
+          "/ (k[:-1, None] + 1.0)", "/ 1.0", (f"{SETTLING}::test_running_sums_are_the_means_at_each_k",)),
+    Fault("plane: distance from the first surface", "convergence/settling_surface.py",
+          "np.abs(means[-1] - means)", "np.abs(means[0] - means)",
+          (f"{SETTLING}::test_running_sums_are_the_means_at_each_k",)),
+    Fault("plane: settled once, settled for good", "convergence/settling_surface.py",
+          "everywhere[::-1], False", "everywhere, False", (f"{SETTLING}::test_settled_means_from_there_on",)),
+    Fault("plane: biases move, too", "curvature/plane.py",
+          "if d.ndim < 2:", "if d.ndim < 1:", (f"{PLANES}::test_filters_get_the_length_of_the_weights_own",)),
+    Fault("plane: filters keep their own length", "curvature/plane.py",
+          "own / lengths, torch", "own / own, torch", (f"{PLANES}::test_filters_get_the_length_of_the_weights_own",)),
+    Fault("plane: directions taken for orthonormal", "curvature/plane.py",
+          "torch.linalg.solve(self._gram(), right).tolist()", "right.tolist()",
+          (f"{PLANES}::test_coordinates_undo_at",)),
     Fault("a forecast votes", "sufficiency/criterion.py",
           "self.is_null or self.is_bound or self.is_estimate", "self.is_null or self.is_bound",
           ("tests/sufficiency/test_estimates.py::test_a_forecast_has_no_vote",)),

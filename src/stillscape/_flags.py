@@ -38,6 +38,9 @@ Curvature = Annotated[
 Evidence = Annotated[
     bool | None, typer.Option("--evidence", help="Ask the trained surfaces what they say of more data; no vote.")
 ]
+Surface = Annotated[
+    int | None, typer.Option("--surface", help="Held-out images over which the loss surface is drawn; default: none.")
+]
 Executor = Annotated[str, typer.Option("--executor", help="Where cells run: local.")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Cells at a time; default: what the cores can serve.")]
 Budget = Annotated[str | None, typer.Option("--budget", help="Time the run may take: 90s, 30m, 2h. Cuts the plan.")]

@@ -51,6 +51,7 @@ from stillscape._flags import (
     Seeds,
     Sizes,
     SkipBroken,
+    Surface,
     Target,
     ValuePerPoint,
     Window,
@@ -113,6 +114,7 @@ def run(
     skip_broken: SkipBroken = None,
     curvature: Curvature = None,
     evidence: Evidence = None,
+    surface: Surface = None,
     workers: Workers = None,
     budget: Budget = None,
     executor: Executor = "local",
@@ -130,7 +132,7 @@ def run(
             plan, out, data=data, labels=labels, groups=groups, window=window_of(window), model=model, adapt=adapt,
             sizes=sizes_of(sizes), repeats=repeats, seeds=seeds, epsilon=epsilon, target=target, metric=metric,
             cost_per_image=cost_per_image, value_per_point=value_per_point, skip_broken=skip_broken,
-            curvature=curvature, evidence=evidence, workers=workers,
+            curvature=curvature, evidence=evidence, surface=surface, workers=workers,
         )  # fmt: skip
         _run(full_plan, out or _default_folder(full_plan), budget_s, as_json, quiet)
 
@@ -153,6 +155,7 @@ def plan_command(
     skip_broken: SkipBroken = None,
     curvature: Curvature = None,
     evidence: Evidence = None,
+    surface: Surface = None,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -163,7 +166,7 @@ def plan_command(
         full_plan = plan_of(
             plan, None, data=data, labels=labels, groups=groups, window=window_of(window), model=model, adapt=adapt,
             sizes=sizes_of(sizes), repeats=repeats, seeds=seeds, metric=metric, skip_broken=skip_broken,
-            curvature=curvature, evidence=evidence, workers=workers,
+            curvature=curvature, evidence=evidence, surface=surface, workers=workers,
         )  # fmt: skip
         bench, images = set_up(full_plan, Path("."), Silent())
         costs = estimate(bench, images)

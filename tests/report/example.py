@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from stillscape.convergence import settling_surface, share_within
+from stillscape.experiments.landscape_result import packed
+
 SIZES = [50, 100, 200, 400]
 CLASSES = ["normal", "<script>alert('class')</script>", 'a & b "quoted"', "melanoma in situ"]
 HELD_OUT = 500
@@ -76,7 +79,10 @@ def _entry(adapt: str) -> dict[str, Any]:
         ],
         "per_class": [
             {"class": name, "count": 125 - 20 * i, "k": SIZES,
-             "recall": [None if i == 3 and at == 0 else min(1.0, a - 0.06 * i + 0.05) for at, a in enumerate(accuracy)]}
+             "recall": [None if i == 3 and at == 0 else min(1.0, a - 0.06 * i + 0.05) for at, a in enumerate(accuracy)],
+             "status": ("enough", "short", "cannot_tell", "cannot_tell")[i],
+             "gain": None if i == 3 else
+             {"from": 200, "to": 400, "mean": 0.02 * i, "low": 0.02 * i - 0.008, "high": 0.02 * i + 0.008}}
             for i, name in enumerate(CLASSES)
         ],
         "constants": {
@@ -179,3 +185,45 @@ def _evidence(heldout: list[float], train: list[float]) -> dict[str, Any]:
         "takeuchi_gain": _curve(SIZES, 40 / np.array(SIZES), "estimate", width=4 / np.array(SIZES)),
         "next_doubling_gain": _curve(SIZES, np.append(fall, fall[-1] / 2), "estimate", width=0.2 / np.sqrt(SIZES)),
     }
+
+
+EVIL_CLASS = "<img src=x onerror=alert(1)>"
+
+
+def surface_result(points: int = 9, images: int = 40) -> dict[str, Any]:
+    """Return the result with surfaces over the planes of two adaptations, and a class that would like to be markup."""
+    result = example_result()
+    for number, entry in enumerate(result["results"][:2]):
+        entry["surface"] = example_surface(points, images, seed=number)
+    result["results"][0]["per_class"][0]["class"] = EVIL_CLASS
+    result["results"][0]["said"] = [f"Short of data: {EVIL_CLASS}."]
+    return result
+
+
+def example_surface(points: int, images: int, seed: int) -> dict[str, Any]:
+    """Return quadratic losses around centers that scatter, as a result holds them."""
+    rng = np.random.default_rng(seed)
+    centers, scale = rng.normal(scale=0.6, size=(images, 2)), np.array([1.0, 0.3])
+    planes = []
+    for name, axes in {
+        "curvature": ("curvature 1", "curvature 2"),
+        "path": ("path", "curvature 1"),
+        "random": ("random 1", "random 2"),
+    }.items():
+        first, second = np.linspace(-1.0, 1.0, points), np.linspace(-1.5, 1.5, points)
+        places = np.stack(np.meshgrid(first, second, indexing="ij"), axis=-1)
+        losses = (scale * (places[..., None, :] - centers) ** 2).sum(-1) + 0.02
+        found, sizes = settling_surface(losses, [1, 3, 8, 20]), [50, 100, 200, 400]
+        share = share_within(losses, [1, 3, 8, 20], 0.05)
+        planes.append({
+            "name": name,
+            "axes": [{"name": axis, "low": at[0], "high": at[-1], "length": 1.0, "curvature": None, "at": at.tolist()}
+                     for axis, at in zip(axes, (first, second), strict=True)],
+            "k": found.k.tolist(),
+            **{each: packed(getattr(found, each)) for each in ("losses", "next_step", "to_whole")},
+            "share_within": {end: getattr(share, end).tolist() for end in ("mean", "low", "high")},
+            "settled": found.settled(0.05),
+            "way": [{"k": k, "at": [0.8 - 0.2 * n if n < 3 else 0.0, 0.1 * (3 - n)], "off": 1.5 - 0.5 * n}
+                    for n, k in enumerate(sizes)],
+        })  # fmt: skip
+    return {"images": images, "tolerance": 0.05, "planes": planes}

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from stillscape._errors import InputError
 from stillscape.report import (
+    ClassGainDisplay,
     ComparisonDisplay,
     DataCurveDisplay,
     HessianDisplay,
@@ -256,3 +257,38 @@ def test_forecasts_are_drawn_beside_what_was_measured(result):
     del curves["optimism_gain"], curves["next_doubling_gain"]
     with pytest.raises(InputError, match="no forecast"):
         SurfaceEvidenceDisplay.from_result(result, "head")
+
+
+def test_class_gains_are_drawn_by_status_the_largest_first(result):
+    rows = result["results"][0]["per_class"]
+    display = ClassGainDisplay.from_result(result).plot()
+    inner = display.ax_.child_axes[0]
+    named = {line.get_label(): line for line in inner.lines if not line.get_label().startswith("_")}
+    assert list(named) == [rows[i]["class"] for i in (2, 1, 0)]
+    for place, (name, line) in enumerate(named.items()):
+        row = next(row for row in rows if row["class"] == name)
+        np.testing.assert_allclose(line.get_xydata(), [[100 * row["gain"]["mean"], place]])
+        ends = next(other for other in inner.lines if list(other.get_ydata()) == [place, place])
+        np.testing.assert_allclose(ends.get_xdata(), [100 * row["gain"]["low"], 100 * row["gain"]["high"]])
+    markers = {rows[i]["status"]: named[rows[i]["class"]].get_marker() for i in (0, 1, 2)}
+    assert len(set(markers.values())) == 3
+    header, table = display.table()
+    assert table[0][:2] == (rows[2]["class"], rows[2]["count"])
+    assert header[2] == "gain, points"
+    assert "1 short of data, 1 enough, 1 can't be told" in display.caption()
+
+
+def test_many_classes_are_cut_and_said(result):
+    entry = result["results"][0]
+    entry["per_class"] = [{**entry["per_class"][0], "class": f"class number {n}"} for n in range(40)]
+    display = ClassGainDisplay.from_result(result).plot()
+    assert len(display.ax_.child_axes[0].get_yticklabels()) == 16
+    assert "24 more with smaller gains stand in the table" in display.caption()
+    assert len(display.table()[1]) == 40
+
+
+def test_without_a_doubling_there_are_no_class_gains(result):
+    for row in result["results"][0]["per_class"]:
+        row["gain"] = None
+    with pytest.raises(InputError, match="holds no gain of a class"):
+        ClassGainDisplay.from_result(result)

@@ -19,6 +19,7 @@ from stillscape.convergence.loss_differences import (
     ordered_differences,
 )
 from stillscape.convergence.neighborhood import NeighborhoodDifferences, neighborhood_differences
+from stillscape.convergence.settling_surface import SettlingSurface, settling_surface, share_within
 from stillscape.convergence.variance import VarianceComponents, variance_components
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "LossDifferences",
     "NeighborhoodDifferences",
     "Score",
+    "SettlingSurface",
     "VarianceComponents",
     "bootstrap_curve",
     "curve_from_draws",
@@ -39,6 +41,8 @@ __all__ = [
     "neighborhood_differences",
     "ordered_differences",
     "repeats_known",
+    "settling_surface",
+    "share_within",
     "training_draws",
     "variance_components",
 ]

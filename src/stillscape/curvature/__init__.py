@@ -10,6 +10,7 @@ from stillscape.curvature.lanczos import Eigenpairs, spectral_norms, top_eigenva
 from stillscape.curvature.orders import OrderCurves, curves_over_orders
 from stillscape.curvature.outliers import SpectrumBySize, spectrum_by_size
 from stillscape.curvature.per_sample import PerSampleHessian
+from stillscape.curvature.plane import Plane, across, filter_normalized, unit
 from stillscape.curvature.trace import DiagonalEstimate, diagonal, frobenius_norm, trace
 
 __all__ = [
@@ -23,12 +24,15 @@ __all__ = [
     "LossBarrier",
     "OrderCurves",
     "PerSampleHessian",
+    "Plane",
     "QuadraticForecast",
     "SpectralDensity",
     "SpectrumBySize",
+    "across",
     "block_table",
     "curves_over_orders",
     "diagonal",
+    "filter_normalized",
     "frobenius_norm",
     "hessian_difference_curve",
     "loss_barrier",
@@ -38,4 +42,5 @@ __all__ = [
     "spectrum_by_size",
     "top_eigenvalues",
     "trace",
+    "unit",
 ]

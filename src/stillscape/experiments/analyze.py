@@ -12,6 +12,7 @@ from stillscape.convergence import Curve, curve_from_draws, mean_over_repeats, t
 from stillscape.experiments.bench import Bench
 from stillscape.experiments.collect import Collected, collect
 from stillscape.experiments.evidence_result import measured_evidence
+from stillscape.experiments.landscape_result import measured_landscape
 from stillscape.experiments.plan import Plan
 from stillscape.experiments.provenance import numbers_from
 from stillscape.experiments.store import SCHEMA, Store
@@ -86,6 +87,7 @@ def _measured(collected: Collected, probes: Store, question: dict[str, Any]) -> 
     """Return one entry of ``results``, and the draws of the metric at the largest size."""
     plan = collected.bench.plan
     surface, evidence = measure_surface(collected, probes), measured_evidence(collected)
+    landscape, unseen = measured_landscape(collected)
     names = dict.fromkeys([plan.metric, "accuracy"])
     panel = assemble(
         collected.adapt,
@@ -113,8 +115,9 @@ def _measured(collected: Collected, probes: Store, question: dict[str, Any]) -> 
         "said": sentences_beside(panel.result, classes, question),
         "constants": surface.constants,
         "evidence": evidence.meanings,
+        "surface": landscape,
         "cells": _cell_rows(collected),
-        "notes": [*collected.bench.notes, *failed, *surface.notes],
+        "notes": [*collected.bench.notes, *failed, *surface.notes, *unseen],
     }, panel.best_draws
 
 
@@ -136,6 +139,7 @@ def _failed(collected: Collected) -> dict[str, Any]:
         "baseline": None,
         "forecast": None,
         "stability": None,
+        "surface": None,
     }
     rest = {"constants": {}, "evidence": {}, "cells": cells, "notes": list(collected.bench.notes)}
     return {"adapt": collected.adapt, "verdict": verdict, **empty, **rest}

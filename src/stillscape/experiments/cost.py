@@ -12,6 +12,7 @@ from stillscape._errors import InputError
 from stillscape.data import ImageSet
 from stillscape.experiments.bench import Bench
 from stillscape.experiments.evidence import IMAGES
+from stillscape.experiments.landscape import PLANES
 from stillscape.experiments.local import num_workers
 from stillscape.experiments.plan import Plan
 from stillscape.experiments.threads import thread_count
@@ -140,8 +141,10 @@ def _cost(bench: Bench, adapt: str, rates: Rates, activation_bytes: int) -> Cost
     if plan.evidence:
         looked_at = min(IMAGES, len(bench.held_out_rows(0)))
         products += len(bench.sizes) * plan.repeats * looked_at * EVIDENCE_PRODUCTS * 8
+    seen = min(plan.surface, len(bench.held_out_rows(0))) if plan.surface >= 2 else 0
+    surface = seen * plan.surface_points**2 * len(PLANES)
     cached = n * (rates.read + rates.encode)
-    seconds = cached + steps * rates.step + (scored + probes + products) * rates.score
+    seconds = cached + steps * rates.step + (scored + probes + products + surface) * rates.score
     passes = scored + (steps if convex else steps * recipe.batch)
     cells = len(bench.sizes) * repeats
     return Cost(adapt, cells, cells * folds, passes, seconds, cached, n * activation_bytes)

@@ -30,6 +30,8 @@ REVISABLE = frozenset(
         "workers",
         "curvature",
         "evidence",
+        "surface",
+        "surface_points",
         "skip_broken",
     }
 )
@@ -75,6 +77,8 @@ class Plan(BaseModel):
         curvature: held-out images over which the curve of Hessians is measured; 0 for no such curve.
         evidence: whether the trained surfaces are asked what they say of more data where that is dear: Takeuchi's
             forecast for more than a head, halves of the images against each other, the moving optimum.
+        surface: held-out images over which the loss surface is measured on planes through w*; 0 for no such surface.
+        surface_points: of each plane along each of its two directions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -108,6 +112,8 @@ class Plan(BaseModel):
     curvature_images: Annotated[int, Field(ge=1)] = 8
     curvature: Annotated[int, Field(ge=0)] = 0
     evidence: bool = False
+    surface: Annotated[int, Field(ge=0)] = 0
+    surface_points: Annotated[int, Field(ge=3)] = 25
 
     @field_validator("adapt", mode="before")
     @classmethod

@@ -15,13 +15,15 @@ from stillscape.experiments.bench import Bench, Cell, set_up
 from stillscape.experiments.cost import fit_budget
 from stillscape.experiments.evidence import KIND, Part, missing_parts, parts_of
 from stillscape.experiments.hessian_curve import curve_key
+from stillscape.experiments.landscape import KIND as SURFACES
+from stillscape.experiments.landscape import missing_views
 from stillscape.experiments.local import Task, num_workers, run_tasks
 from stillscape.experiments.plan import REVISABLE, Plan, make_plan
 from stillscape.experiments.probe import Probe, all_probes, probe_key
 from stillscape.experiments.progress import Progress, Silent, counted
 from stillscape.experiments.provenance import circumstances
 from stillscape.experiments.store import SCHEMA, Store, write_json
-from stillscape.experiments.tasks import measure_cell, measure_hessian_curve, measure_part, measure_probe
+from stillscape.experiments.tasks import measure_cell, measure_hessian_curve, measure_part, measure_probe, measure_view
 from stillscape.models import parse_adaptation
 
 GUESSED_SECONDS = {"head": 0.02, "last-layers": 0.3, "lora": 1.0, "full": 1.5}  # of a step, until one is measured
@@ -91,7 +93,7 @@ def _agree_with(folder: Path, plan: Plan, budget_s: float | None) -> tuple[Plan,
 
 def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -> None:
     cells, probes, hessians = Store(folder), Store(folder, "probes"), Store(folder, "hessians")
-    for store in (cells, probes, hessians, Store(folder, KIND)):
+    for store in (cells, probes, hessians, Store(folder, KIND), Store(folder, SURFACES)):
         store.sweep()
     pending = [cell for cell in bench.cells() if not cells.has(bench.key(cell))]
     if len(pending) < len(bench.cells()):
@@ -99,6 +101,7 @@ def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -
     needed = [cell.adapt for cell in pending] + [probe.adapt for probe in _missing_probes(bench, cells, probes)]
     needed += _missing_hessians(bench, cells, hessians)
     needed += [part.cell.adapt for part in missing_parts(bench, folder, _parts(bench, cells))]
+    needed += [view.adapt for view in missing_views(bench, folder)]
     bench.cache_inputs(dict.fromkeys(needed), images, progress)
     run_cells(bench, folder, pending, cells, progress)
     wanted = [(measure_probe, (probe,)) for probe in _missing_probes(bench, cells, probes)]
@@ -109,6 +112,9 @@ def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -
     parts = [(measure_part, (part,)) for part in missing_parts(bench, folder, _parts(bench, cells))]
     if parts:
         _run_all("asking the surfaces", parts, bench, folder, progress)
+    views = [(measure_view, (view,)) for view in missing_views(bench, folder)]
+    if views:
+        _run_all("drawing the surfaces", views, bench, folder, progress)
 
 
 def _run_all(

@@ -6,6 +6,7 @@ from stillscape.experiments.bench import Bench, Cell
 from stillscape.experiments.cell import run_cell
 from stillscape.experiments.evidence import Part, run_part
 from stillscape.experiments.hessian_curve import run_hessian_curve
+from stillscape.experiments.landscape import View, run_view
 from stillscape.experiments.probe import Probe, run_probe
 from stillscape.experiments.store import Store
 
@@ -28,3 +29,8 @@ def measure_hessian_curve(bench: Bench, folder: Path, adapt: str) -> None:
 def measure_part(bench: Bench, folder: Path, part: Part) -> None:
     """Measure what one trained surface says of more data, and store it."""
     run_part(bench, folder, part)
+
+
+def measure_view(bench: Bench, folder: Path, view: View) -> None:
+    """Measure the loss surface over one plane and store it."""
+    run_view(bench, folder, view)

@@ -8,13 +8,17 @@ from typing import Any
 from stillscape._errors import InputError
 from stillscape.report import svg
 from stillscape.report.displays import (
+    ClassGainDisplay,
     ComparisonDisplay,
     DataCurveDisplay,
     HessianDisplay,
     LossCurveDisplay,
     LossDifferenceDisplay,
     RetrainedAgainstFixedDisplay,
+    SettlingSurfaceDisplay,
+    SurfaceDifferenceDisplay,
     SurfaceEvidenceDisplay,
+    WeightPathDisplay,
 )
 from stillscape.report.displays.base import Display, Table
 from stillscape.report.style import add_legend, house_style
@@ -22,9 +26,13 @@ from stillscape.report.style import add_legend, house_style
 _OF_EACH: tuple[tuple[str, Any], ...] = (
     ("data-curve", DataCurveDisplay),
     ("loss-curve", LossCurveDisplay),
+    ("class-gain", ClassGainDisplay),
     ("loss-difference", LossDifferenceDisplay),
     ("retrained-against-fixed", RetrainedAgainstFixedDisplay),
     ("hessian", HessianDisplay),
+    ("surface", SettlingSurfaceDisplay),
+    ("surface-difference", SurfaceDifferenceDisplay),
+    ("surface-way", WeightPathDisplay),
     ("surface-evidence", SurfaceEvidenceDisplay),
 )
 

@@ -1,4 +1,4 @@
-"""The page: everything that a run found, in one HTML file that needs no network and no script."""
+"""The page: everything that a run found, in one HTML file that needs no network; of scripts, only the surface's own."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from stillscape._files import no_room_is_said, write_whole
 from stillscape.report import tables, words
 from stillscape.report.figures import Drawing, draw_adaptation, draw_comparison, file_names
+from stillscape.report.interactive import Interactive, interactive, script
 from stillscape.report.scale import ruler
 from stillscape.report.series import check_result
 
@@ -50,9 +51,15 @@ def _render(context: dict[str, Any]) -> str:
     from markupsafe import Markup
 
     loader = jinja2.PackageLoader("stillscape", "report")
+
+    def kept_together(value: Any) -> Any:
+        # Markup has been through here piece by piece, and would be escaped again as plain text.
+        return words.kept_together(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=kept_together,
+    )  # fmt: skip
     environment.globals.update(words=words, trusted=Markup)
     css = loader.get_source(environment, "style.css")[0]
     return environment.get_template("template.html").render(css=Markup(css), **context)
@@ -75,7 +82,11 @@ def _page(
     question = {**_NO_QUESTION, **(result.get("question") or {})}
     verdict = {**_NO_VERDICT, **(result.get("verdict") or {})}
     metric = question.get("metric") or "accuracy"
+    sections = [
+        _section(entry, question, names[entry["adapt"]], figures[entry["adapt"]]) for entry in result["results"]
+    ]
     return {
+        "script": script() if any(section["surface"] for section in sections) else None,
         "headline": headline(verdict, question),
         "enough": meaning_of_enough(question),
         "verdict": verdict,
@@ -84,9 +95,7 @@ def _page(
         "facts": _facts(question),
         "ruler": ruler(question.get("sizes") or [], verdict),
         "comparison": _figure(comparison, metric) if comparison else None,
-        "sections": [
-            _section(entry, question, names[entry["adapt"]], figures[entry["adapt"]]) for entry in result["results"]
-        ],
+        "sections": sections,
         "provenance": sorted((str(key), str(value)) for key, value in (result.get("provenance") or {}).items()),
     }
 
@@ -103,6 +112,7 @@ def _section(
         "verdict": verdict,
         "ruler": ruler(question.get("sizes") or [], verdict),
         "figures": [_figure(drawing, metric) for drawing in figures],
+        "surface": _surface(interactive(entry, name), metric),
         "criteria": tables.criteria_rows(entry, question),
         "gains": tables.gain_rows(entry, question),
         "spread": tables.spread_rows(entry, metric),
@@ -118,6 +128,12 @@ def _section(
 
 def _figure(drawing: Drawing, metric: str) -> dict[str, Any]:
     return {"drawing": drawing, "table": tables.printed(drawing.table, metric)}
+
+
+def _surface(found: Interactive | None, metric: str) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {"content": found, "tables": [(name, tables.printed(table, metric)) for name, table in found.tables]}
 
 
 def headline(verdict: Mapping[str, Any], question: Mapping[str, Any]) -> str:

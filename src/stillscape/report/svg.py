@@ -5,7 +5,7 @@ import re
 import warnings
 import xml.etree.ElementTree as ET
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stillscape.report.style import COLORS, house_style
 
@@ -29,7 +29,7 @@ def file_bytes(figure: "Figure", kind: str) -> bytes:
         figure: the figure.
         kind: "svg" or "pdf".
     """
-    return _saved(figure, kind, {"svg.fonttype": "path"}, "white")
+    return _saved(figure, kind, {"svg.fonttype": "path", "pdf.fonttype": 42}, "white")  # 42: TrueType, as journals ask
 
 
 def inline_svg(figure: "Figure", name: str, label: str) -> str:
@@ -96,7 +96,7 @@ def _css(color: str) -> str:
     return _VARIABLES.get(color.lower(), escape(color))
 
 
-def _saved(figure: "Figure", kind: str, rc: dict[str, str], face: str) -> bytes:
+def _saved(figure: "Figure", kind: str, rc: dict[str, Any], face: str) -> bytes:
     buffer = io.BytesIO()
     with house_style(**rc), warnings.catch_warnings():
         # A name in a script that the built-in font lacks draws as boxes; that is no reason to lose the report.

@@ -201,6 +201,15 @@ def span(low: float | None, high: float | None, *, unit: str = "images") -> str:
     return f"{count(low)} {unit}" if low == high else f"{count(low)} to {count(high)} {unit}"
 
 
+def kept_together(text: str) -> str:
+    r"""Return the text with no line end between a number and its percent sign.
+
+    >>> kept_together("90 % of them")
+    '90\xa0% of them'
+    """
+    return re.sub(r"(?<=\d) %", PERCENT_SIGN, text)
+
+
 def percent(level: float | None) -> str:
     r"""Return a share as a percentage.
 
