@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stillscape._commands import forecast, watch
+from stillscape._commands import compare, forecast, watch
 from stillscape._commands.common import (
     BAD_INPUT,
     FAILED,
@@ -344,6 +344,7 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
 
 
+app.command(epilog=compare.EXAMPLE)(compare.compare)
 app.command(epilog=forecast.EXAMPLE)(forecast.forecast)
 app.command(epilog=watch.EXAMPLE)(watch.watch)
 

@@ -13,7 +13,15 @@ from stillscape.experiments.differing import K_STAR, SCORES, barred, differences
 from stillscape.experiments.recorded import HeldOut, RecordedRun
 from stillscape.experiments.run import read_result
 from stillscape.experiments.store import SCHEMA
-from stillscape.sufficiency import answer_of, fewest, forecast, higher_is_better, score_difference, sentence_among
+from stillscape.sufficiency import (
+    answer_of,
+    fewest,
+    forecast,
+    higher_is_better,
+    in_a_list,
+    score_difference,
+    sentence_among,
+)
 from stillscape.training import weighted_metric
 
 AHEAD = (2, 4, 8)  # times the largest size that any run measured
@@ -122,7 +130,7 @@ def _common_metric(runs: Sequence[RecordedRun]) -> str | None:
 
 def _verdict(runs: Sequence[RecordedRun], contenders: Sequence[Mapping], bars: Sequence[str]) -> dict[str, Any]:
     if bars:
-        sentence = f"These runs can't be ranked by how many images they need: they differ in {', '.join(bars)}."
+        sentence = f"These runs can't be ranked by how many images they need: they differ in {in_a_list(bars)}."
         return {"status": "not_comparable", "fewest": [], "sentence": sentence}
     questions = [runs[each["run"]].result.get("question") or {} for each in contenders]
     answers = [answer_of(each["entry"], question) for each, question in zip(contenders, questions, strict=True)]
@@ -163,12 +171,14 @@ def _scores(
     k = max(common)
     points = [_point(curve, k) if curve else None for curve in curves]
     rows: list[dict[str, Any]] = [
-        {"mean": None, "low": None, "high": None} if point is None else dict(zip(("mean", "low", "high"), point))
+        {"mean": None, "low": None, "high": None}
+        if point is None
+        else dict(zip(("mean", "low", "high"), point, strict=True))
         for point in points
     ]
     known = [place for place, point in enumerate(points) if point is not None]
     if bars:
-        reason = f"Scores are not subtracted: the runs differ in {', '.join(bars)}."
+        reason = f"Scores are not subtracted: the runs differ in {in_a_list(bars)}."
         return {"k": k, "best": None, "rows": [{**row, "behind": None} for row in rows], "reason": reason}
     sign = 1 if higher_is_better(metric) else -1
     best = max(known, key=lambda place: sign * rows[place]["mean"])
@@ -182,7 +192,7 @@ def _scores(
 def _point(curve: Mapping[str, Any], k: int) -> tuple[float, float, float] | None:
     at = curve["k"].index(k)
     point = tuple((curve.get(name) or [None] * len(curve["k"]))[at] for name in ("mean", "low", "high"))
-    return None if None in point else point  # type: ignore[return-value]
+    return None if None in point else point
 
 
 def _behind(

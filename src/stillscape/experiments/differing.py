@@ -13,7 +13,7 @@ _OF_QUESTION: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
     ("metric", ("metric",), (K_STAR, SCORES),
      "k* and scores are those of different metrics and can't be held against each other."),
     ("what enough means", ("epsilon", "target", "cost_per_image", "value_per_point"), (K_STAR,),
-     "Each k* answers a question of its own, so they can't be ranked. Scores can be compared."),
+     "Each k* answers a question of its own, so they can't be ranked."),
     ("level of the intervals", ("level",), (K_STAR, SCORES),
      "The intervals are as wide as different levels ask for; whether they meet says nothing."),
     ("images scored", ("evaluation", "num_scored"), (SCORES,),
@@ -88,7 +88,7 @@ def _of_plans(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
     weights = [(run.result.get("provenance") or {}).get("model_fingerprint") for run in runs]
     names = {(run.result.get("question") or {}).get("model") for run in runs}
     if len(names) == 1 and None not in weights and len(set(weights)) > 1:
-        values = [f"fingerprint {mark[:12]}" for mark in weights]
+        values = [f"fingerprint {str(mark)[:12]}" for mark in weights]
         found.append(_difference("weights of the model", values, (), "The models share a name, not their weights."))
     return found
 

@@ -10,6 +10,8 @@ from stillscape.report.displays import (
     SurfaceEvidenceDisplay,
 )
 from stillscape.report.page import write_report
+from stillscape.report.runs_figure import RunsDisplay
+from stillscape.report.side_by_side import summary_lines, write_comparison
 
 __all__ = [
     "ComparisonDisplay",
@@ -18,6 +20,9 @@ __all__ = [
     "LossCurveDisplay",
     "LossDifferenceDisplay",
     "RetrainedAgainstFixedDisplay",
+    "RunsDisplay",
     "SurfaceEvidenceDisplay",
+    "summary_lines",
+    "write_comparison",
     "write_report",
 ]

@@ -1,6 +1,14 @@
 """How much data is enough: criteria over measured curves, and the verdict in plain words."""
 
-from stillscape.sufficiency.among_runs import Answer, answer_of, fewest, needs_fewer, score_difference, sentence_among
+from stillscape.sufficiency.among_runs import (
+    Answer,
+    answer_of,
+    fewest,
+    in_a_list,
+    needs_fewer,
+    score_difference,
+    sentence_among,
+)
 from stillscape.sufficiency.anytime import AnytimeGain, anytime_gain, training_variances
 from stillscape.sufficiency.beyond import settling_size
 from stillscape.sufficiency.classes import class_statuses, classes_sentence
@@ -44,6 +52,7 @@ __all__ = [
     "gain_criterion",
     "gains",
     "higher_is_better",
+    "in_a_list",
     "in_words",
     "interval_outlook",
     "needs_fewer",

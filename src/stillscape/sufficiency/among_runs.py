@@ -84,9 +84,7 @@ def fewest(answers: Sequence[Answer]) -> list[int]:
     ]
 
 
-def score_difference(
-    one: tuple[float, float, float], other: tuple[float, float, float]
-) -> tuple[float, float, float]:
+def score_difference(one: tuple[float, float, float], other: tuple[float, float, float]) -> tuple[float, float, float]:
     r"""Return the difference of two scores measured apart, (mean, low, high) each, with its interval.
 
         low = d - sqrt((m_1 - l_1)^2 + (h_2 - m_2)^2),   high = d + sqrt((h_1 - m_1)^2 + (m_2 - l_2)^2)
@@ -121,7 +119,10 @@ def sentence_among(labels: Sequence[str], answers: Sequence[Answer], level: floa
     """
     reached = [place for place, answer in enumerate(answers) if answer.status == "reached"]
     if not reached:
-        return "none_reached", "None of these runs shows that there is enough yet, so none can be said to need the fewest."
+        return (
+            "none_reached",
+            "None of these runs shows that there is enough yet, so none can be said to need the fewest.",
+        )
     unbeaten = fewest(answers)
     sure = wording.percent(level)
     if len(unbeaten) == 1:
@@ -133,8 +134,10 @@ def sentence_among(labels: Sequence[str], answers: Sequence[Answer], level: floa
     names = in_a_list([labels[place] for place in unbeaten])
     beaten = len(answers) - len(unbeaten)
     more = f" The other {'one needs' if beaten == 1 else f'{beaten} need'} more than one of these." if beaten else ""
+    met = [place for place in unbeaten if answers[place].status == "reached"]
     open_ones = [labels[place] for place in unbeaten if answers[place].status != "reached"]
-    why = f"their {sure} intervals overlap"
+    reasons = [f"the {sure} intervals of {in_a_list([labels[p] for p in met])} overlap"] if len(met) > 1 else []
     if open_ones:
-        why = f"what {in_a_list(open_ones)} would need is not known well enough"
+        reasons.append(f"what {in_a_list(open_ones)} would need is not known well enough")
+    why = ", and ".join(reasons)
     return "cannot_tell", f"Which of {names} needs the fewest images can't be told: {why}.{more}"
