@@ -10,10 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from stillscape import _flags as flags
-from stillscape._commands.common import outcomes_as_exit_codes
+from stillscape._commands.common import examples, outcomes_as_exit_codes
 from stillscape._processes import lasting_imports
 
-EXAMPLE = "Examples: stillscape compare runs/a runs/b --out a-and-b.html  |  stillscape compare runs/* --json"
+EXAMPLE = examples(
+    "stillscape compare runs/vit runs/dino",
+    "stillscape compare runs/before runs/after --out before-and-after.html",
+    "stillscape compare runs/vit runs/dino --json > comparison.json",
+)
 
 Folders = Annotated[list[Path], typer.Argument(metavar="DIR DIR...", help="Two run folders or more.")]
 Page = Annotated[Path, typer.Option("--out", help="The page to write.")]

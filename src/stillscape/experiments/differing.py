@@ -12,7 +12,7 @@ _UNKNOWN = "not recorded"
 _OF_QUESTION: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
     ("metric", ("metric",), (K_STAR, SCORES),
      "k* and scores are those of different metrics and can't be held against each other."),
-    ("what enough means", ("epsilon", "target", "cost_per_image", "value_per_point"), (K_STAR,),
+    ("meaning of “enough”", ("epsilon", "target", "cost_per_image", "value_per_point"), (K_STAR,),
      "Each k* answers a question of its own, so they can't be ranked."),
     ("level of the intervals", ("level",), (K_STAR, SCORES),
      "The intervals are as wide as different levels ask for; whether they meet says nothing."),
@@ -80,7 +80,7 @@ def _of_plans(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
         means = "Scores are of different held-out images and are not subtracted." if apart else (
             "The same images are scored, by models trained on other folds."
         )  # fmt: skip
-        found.append(_difference("cut into folds or held-out part", splits, (SCORES,) if apart else (), means))
+        found.append(_difference("folds or held-out part", splits, (SCORES,) if apart else (), means))
     recipes = [run.plan.get("recipes") for run in runs if run.plan]
     if len(recipes) == len(runs) and any(recipe != recipes[0] for recipe in recipes):
         values = [_recipe_in_words(recipe or {}) for recipe in recipes]

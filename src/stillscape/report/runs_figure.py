@@ -68,7 +68,9 @@ class RunsDisplay(Display):
         if self.ahead:
             parts.append("Dashed lines are forecasts, drawn without their intervals; those stand in the table below.")
         if any(verdict.get("k_star") is not None for verdict in self.verdicts.values()):
-            parts.append("Diamonds on the size axis mark each k*, with its interval as a bar.")
+            parts.append(
+                "Diamonds on the size axis mark the k* of each run, by its own question, with its interval as a bar."
+            )
         return " ".join(parts)
 
     def table(self) -> Table:

@@ -70,11 +70,7 @@ def _page(comparison: Mapping[str, Any]) -> dict[str, Any]:
         "copyable": _copyable(numbers),
         "scores_sentence": scores_sentence(comparison),
         "differences": comparison["differences"],
-        "barring": [
-            f"{words.sentence_case(each['what'])} differ: {each['means']}"
-            for each in comparison["differences"]
-            if each["bars"]
-        ],
+        "barring": [f"Different {each['what']}: {each['means']}" for each in comparison["differences"] if each["bars"]],
     }
 
 
@@ -250,6 +246,6 @@ def _table_note(comparison: Mapping[str, Any]) -> str:
 
 def summary_lines(comparison: Mapping[str, Any]) -> Sequence[str]:
     """Return what a terminal shows: the verdict, the scores, and what bars a comparison."""
-    bars = [f"Not comparable ({each['what']}): {each['means']}" for each in comparison["differences"] if each["bars"]]
+    bars = [f"Different {each['what']}: {each['means']}" for each in comparison["differences"] if each["bars"]]
     told = scores_sentence(comparison)
     return [comparison["verdict"]["sentence"], *([told] if told else []), *bars]
