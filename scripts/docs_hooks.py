@@ -1,4 +1,4 @@
-"""What the site's build adds to the pages: formulas as MathML, the command line from its own help, rooms from docstrings.
+"""What the site's build adds: formulas as MathML, the command line from its own help, rooms from their docstrings.
 
 mkdocs calls the functions that begin with `on_`. Nothing is fetched, and nothing that is generated is kept in the
 repository, so that it can't grow stale.
@@ -22,6 +22,9 @@ _PIECES = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
+#: Letters for private use: no text holds them, and they leave no trace in the anchors of headings.
+_OPEN, _CLOSE, _ZERO = "\ue100", "\ue101", 0xE000
+_MARK = re.compile(f"{_OPEN}([{chr(_ZERO)}-{chr(_ZERO + 9)}]+){_CLOSE}")
 _FORMULAS: dict[str, list[str]] = {}
 
 
@@ -29,8 +32,8 @@ def with_formulas_set_aside(text: str) -> tuple[str, list[str]]:
     """Return a page with a mark in place of each formula, and the formulas as MathML; code keeps its dollars.
 
     >>> text, formulas = with_formulas_set_aside("`$x$` and $y$")
-    >>> text, len(formulas), "<mi>y</mi>" in formulas[0]
-    ('`$x$` and formula0mark', 1, True)
+    >>> text.split()[:2], len(formulas), "<mi>y</mi>" in formulas[0]
+    (['`$x$`', 'and'], 1, True)
     """
     from latex2mathml.converter import convert
 
@@ -42,7 +45,8 @@ def with_formulas_set_aside(text: str) -> tuple[str, list[str]]:
             return piece[0]
         display = "inline" if shown is None else "block"
         formulas.append(convert((inline or shown).strip(), display=display))
-        mark = f"formula{len(formulas) - 1}mark"
+        place = "".join(chr(_ZERO + int(digit)) for digit in str(len(formulas) - 1))
+        mark = f"{_OPEN}{place}{_CLOSE}"
         return mark if shown is None else f"\n\n{mark}\n\n"
 
     return _PIECES.sub(aside, text), formulas
@@ -50,7 +54,11 @@ def with_formulas_set_aside(text: str) -> tuple[str, list[str]]:
 
 def with_formulas_back(html: str, formulas: list[str]) -> str:
     """Put the formulas where their marks stand."""
-    return re.sub(r"formula(\d+)mark", lambda mark: formulas[int(mark[1])], html)
+
+    def formula(mark: re.Match[str]) -> str:
+        return formulas[int("".join(str(ord(letter) - _ZERO) for letter in mark[1]))]
+
+    return _MARK.sub(formula, html)
 
 
 def without_links_out_of_the_site(text: str) -> str:
@@ -75,9 +83,15 @@ def command_line_page() -> str:
     from stillscape.cli import app
 
     group: Any = typer.main.get_command(app)
-    lines = ["# The command line", "", "What `stillscape COMMAND --help` prints, taken from it when this page was built.", ""]
-    kept = {name: os.environ.pop(name, None) for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS")}
-    environment = {"COLUMNS": "96", "TERMINAL_WIDTH": "96", "NO_COLOR": "1", "TERM": "dumb"}
+    lines = [
+        "# The command line",
+        "",
+        "What `stillscape COMMAND --help` prints, taken from it when this page was built.",
+        "",
+    ]
+    for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):  # either would put escapes into the page
+        os.environ.pop(name, None)
+    environment = {"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1", "TERM": "dumb"}
     for name in group.commands:
         shown = CliRunner().invoke(app, [name, "--help"], prog_name="stillscape", env=environment)
         if shown.exit_code:
@@ -129,5 +143,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Put formulas back."""
-    return with_formulas_back(html, _FORMULAS.pop(page.file.src_uri, []))
+    """Put formulas back, in the text and in the table of contents."""
+    formulas = _FORMULAS.pop(page.file.src_uri, [])
+    headings = list(page.toc)
+    while headings:
+        heading = headings.pop()
+        heading.title = with_formulas_back(heading.title, formulas)
+        headings += heading.children
+    return with_formulas_back(html, formulas)
