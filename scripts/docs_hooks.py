@@ -91,7 +91,7 @@ def command_line_page() -> str:
     ]
     for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):  # either would put escapes into the page
         os.environ.pop(name, None)
-    environment = {"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1", "TERM": "dumb"}
+    environment = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
     for name in group.commands:
         shown = CliRunner().invoke(app, [name, "--help"], prog_name="stillscape", env=environment)
         if shown.exit_code:
