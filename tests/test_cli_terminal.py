@@ -121,6 +121,8 @@ def test_every_example_in_the_help_is_a_call_that_the_command_line_takes(name):
 
 def examples_of(epilog):
     """Return the calls that a help text shows: what stands after its heading, a paragraph each."""
+    if epilog.startswith("Example: "):
+        return [epilog.removeprefix("Example: ")]
     heading, *calls = epilog.split("\n\n")
     assert heading == ("Examples:" if len(calls) > 1 else "Example:")
     return calls
@@ -133,7 +135,7 @@ def test_the_help_shows_its_examples_a_line_each(name, monkeypatch):
     assert code == 0
     lines = [line.strip() for line in out.splitlines()]
     for example in examples_of(GROUP.commands[name].epilog):
-        assert example in lines
+        assert any(line.endswith(example) for line in lines)
 
 
 @pytest.mark.parametrize("name", sorted(GROUP.commands))
