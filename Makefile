@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 OUT ?= runs/demo
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test quick check format bench clean
+.PHONY: demo test quick check format bench docs clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/stillscape demo --out $(OUT) || test $$? -eq 3
@@ -24,6 +24,10 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "docs: site/index.html"
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/last_layers/run.py
@@ -45,4 +49,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist runs
+	rm -rf $(VENV) build dist runs site

@@ -51,6 +51,7 @@ CURVE = "tests/curvature/test_difference.py"
 ANYTIME = "tests/sufficiency/test_anytime.py"
 REBUILT = "tests/reproductions/test_formulas.py"
 REBUILT_TEXTS = "tests/reproductions/test_findings.py"
+COMPARE = "tests/report/test_compare.py"
 FORECAST = "tests/sufficiency/test_data_curve.py"
 SETTLING = "tests/convergence/test_settling_surface.py"
 PLANES = "tests/curvature/test_plane.py"
@@ -423,6 +424,32 @@ FAULTS = (
           (f"{REBUILT}::test_skewed_draws_begin_with_one_class",)),
     Fault("interval of a mean without its root", "reproductions/findings.py",
           "/ math.sqrt(array.size)", "/ array.size**2", (f"{REBUILT_TEXTS}::test_an_interval_is_students",)),
+    # ---- several runs side by side
+    Fault("intervals that meet are told apart", "sufficiency/among_runs.py",
+          "one.high < other.low", "one.high <= other.low",
+          (f"{COMPARE}::test_intervals_that_meet_leave_it_open_whatever_their_k_star",)),
+    Fault("runs ranked by the lower ends alone", "sufficiency/among_runs.py",
+          "return other.low is not None and one.high < other.low", "return (one.low or 0) < (other.low or 0)",
+          (f"{COMPARE}::test_intervals_that_meet_leave_it_open_whatever_their_k_star",)),
+    Fault("not reached taken as needing more than any", "sufficiency/among_runs.py",
+          "other.more_than is not None and one.high <= other.more_than", "other.more_than is not None",
+          (f"{COMPARE}::test_what_is_not_there_yet_needs_more_than_what_it_judged_and_no_more_is_claimed",)),
+    Fault("gains judged up to the largest size", "sufficiency/among_runs.py",
+          'judged = [step["from"] for step', 'judged = [step["to"] for step',
+          (f"{COMPARE}::test_what_is_not_there_yet_needs_more_than_what_it_judged_and_no_more_is_claimed",)),
+    Fault("runs ranked whose data may differ", "experiments/differing.py",
+          "if None not in prints and len(set(prints)) == 1:", "if len({p for p in prints if p}) == 1:",
+          (f"{COMPARE}::test_what_differs_is_named_and_bars_what_it_must",)),
+    Fault("groups of images compared one by one", "experiments/compare.py",
+          '.get("num_groups") is not None for', '.get("num_groups") == 0 for',
+          (f"{COMPARE}::test_what_can_not_be_paired_is_compared_apart",)),
+    Fault("half-widths of a difference averaged, not added", "sufficiency/among_runs.py",
+          "down = math.hypot(one[0] - one[1], other[2] - other[0])",
+          "down = (one[0] - one[1] + other[2] - other[0]) / 2",
+          (f"{COMPARE}::test_scores_measured_apart_have_the_interval_of_independent_errors",)),
+    Fault("costs of stale records counted", "experiments/recorded.py",
+          "and all(record.get(name) == row.get(name) for name in _SAME)", "and all(name in record for name in _SAME)",
+          (f"{COMPARE}::test_costs_are_those_of_the_result_not_of_older_records",)),
 )  # fmt: skip
 
 

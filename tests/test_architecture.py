@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "_commands": {"reproductions", "experiments", "report", "sufficiency", "data", "_terminal"},
     "_terminal": set(),
     "_preloaded": {"experiments"},
+    "_notebook": {"report"},  # opened when a notebook asks for a picture, not before
 }
 #: What a room must never touch, whatever imports it: pure mathematics knows no files, images or models.
 FORBIDDEN = {

@@ -67,7 +67,8 @@ def test_the_two_commands_are_in_the_makefile():
 def test_links_and_pictures_are_there():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            made = target == "command-line.md" or target.startswith("api/")  # by scripts/docs_hooks.py, for the site
+            assert made or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_the_shipped_plans_are_plans():

@@ -1,7 +1,7 @@
 """Flags and arguments of the command line, each said once; several commands share them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -55,3 +55,15 @@ CostPerImage = Annotated[
 ValuePerPoint = Annotated[
     float | None, typer.Option("--value-per-point", help="What a point (0.01) of the metric is worth, as the cost.")
 ]
+
+#: Under which heading of the help each flag stands.
+_PANELS: dict[str, tuple[Any, ...]] = {
+    "The data": (DataFlag, Labels, Groups, Window, SkipBroken),
+    "What is trained and measured": (Model, Adapt, Sizes, Repeats, Seeds, Metric, Curvature, Evidence),
+    "What “enough” means": (Epsilon, Target, CostPerImage, ValuePerPoint, Alpha),
+    "How it runs": (Workers, Budget, Executor),
+    "What comes out": (Out, WatchFolder, AsJson, Quiet),
+}
+for _title, _flags in _PANELS.items():
+    for _flag in _flags:
+        get_args(_flag)[1].rich_help_panel = _title

@@ -12,7 +12,7 @@ class TerminalProgress:
     def __init__(self, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # titles may hold names from the data
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
@@ -33,7 +33,7 @@ class TerminalProgress:
     def stage(self, title: str, total: float) -> None:
         """Begin a stage; where no bar can be drawn, print its title."""
         if not self._console.is_terminal:
-            self._console.print(title)
+            self._console.print(title, markup=False)
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task(title, total=total, left="")

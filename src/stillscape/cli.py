@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stillscape._commands import forecast, reproduce, watch
+from stillscape._commands import compare, forecast, reproduce, watch
 from stillscape._commands.common import (
     BAD_INPUT,
     FAILED,
     NOT_REACHED,
     REACHED,
+    examples,
     only_local,
     outcomes_as_exit_codes,
     plan_of,
@@ -71,7 +72,7 @@ app = typer.Typer(
 LONG_RUN_S = 3600.0
 
 
-@app.command(epilog="Example: stillscape demo --out runs/demo")
+@app.command(epilog=examples("stillscape demo", "stillscape demo --out runs/demo --json > demo.json"))
 def demo(
     out: Out = None,
     workers: Workers = None,
@@ -92,8 +93,13 @@ def demo(
 
 
 @app.command(
-    epilog="Example: stillscape run --data photos/ --model google/vit-base-patch16-224 --adapt lora:8 "
-    "--sizes 50,100,200,400 --repeats 5 --epsilon 0.01 --out runs/photos"
+    epilog=examples(
+        "stillscape run --data photos/ --model google/vit-base-patch16-224 --adapt lora:8 --sizes 50,100,200,400 "
+        "--repeats 5 --epsilon 0.01 --out runs/photos",
+        "stillscape run --data photos/ --labels labels.csv --adapt head --adapt last-layers:1 --target 0.95",
+        "stillscape run plan.toml --budget 30m",
+        "stillscape run --out runs/photos --repeats 10",
+    )
 )
 def run(
     plan: PlanFile = None,
@@ -138,7 +144,11 @@ def run(
 
 
 @app.command(
-    "plan", epilog="Example: stillscape plan --data photos/ --model google/vit-base-patch16-224 --adapt lora:8"
+    "plan",
+    epilog=examples(
+        "stillscape plan --data photos/ --model google/vit-base-patch16-224 --adapt lora:8",
+        "stillscape plan plan.toml --repeats 10",
+    ),
 )
 def plan_command(
     plan: PlanFile = None,
@@ -179,7 +189,13 @@ def plan_command(
         _print_costs(costs, bench.sizes, seconds)
 
 
-@app.command(epilog="Example: stillscape doctor photos/ --groups '(patient[0-9]+)_'")
+@app.command(
+    epilog=examples(
+        "stillscape doctor photos/",
+        "stillscape doctor photos/ --labels labels.csv --groups patient",
+        "stillscape doctor photos/ --groups '(patient[0-9]+)_' --sizes 50,100,200",
+    )
+)
 def doctor(
     data: Data,
     labels: Labels = None,
@@ -203,7 +219,7 @@ def doctor(
             raise typer.Exit(BAD_INPUT)
 
 
-@app.command(epilog="Example: stillscape report runs/photos")
+@app.command(epilog=examples("stillscape report runs/photos"))
 def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Draw report.html and the figures again, from what the run folder holds."""
     with outcomes_as_exit_codes():
@@ -215,7 +231,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> Non
         raise typer.Exit(_exit_code(result))
 
 
-@app.command(epilog="Example: stillscape audit --out audit --figures")
+@app.command(epilog=examples("stillscape audit", "stillscape audit --out audit --figures"))
 def audit(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for audit.json, audit.csv and audit.md.")] = None,
     draws: Annotated[int, typer.Option("--draws", help="Random cases for each bound.")] = 2000,
@@ -347,6 +363,7 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
 
 
+app.command(epilog=compare.EXAMPLE)(compare.compare)
 app.command(epilog=forecast.EXAMPLE)(forecast.forecast)
 app.command(epilog=watch.EXAMPLE)(watch.watch)
 app.command(epilog=reproduce.EXAMPLE)(reproduce.reproduce)

@@ -212,7 +212,7 @@ def test_template_files_are_beside_the_code():
     import stillscape.report
 
     here = Path(stillscape.report.__file__).parent
-    assert {path.name for path in here.glob("*.html")} == {"template.html", "methods.html"}
+    assert {path.name for path in here.glob("*.html")} == {"template.html", "methods.html", "compare.html"}
     assert (here / "style.css").is_file()
 
 

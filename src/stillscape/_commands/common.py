@@ -13,6 +13,11 @@ from stillscape._processes import lasting_imports
 REACHED, BAD_INPUT, NOT_REACHED, FAILED = 0, 2, 3, 4
 
 
+def examples(*calls: str) -> str:
+    """Return calls as the end of a help text, a line each."""
+    return "\n\n".join([f"Example{'s' * (len(calls) > 1)}:", *calls])
+
+
 @contextmanager
 def outcomes_as_exit_codes() -> Iterator[None]:
     """Turn what is raised on purpose into one line on stderr and an exit code."""

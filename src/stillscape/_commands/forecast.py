@@ -9,10 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from stillscape import _flags as flags
-from stillscape._commands.common import NOT_REACHED, REACHED, outcomes_as_exit_codes, sizes_of
+from stillscape._commands.common import NOT_REACHED, REACHED, examples, outcomes_as_exit_codes, sizes_of
 from stillscape._errors import InputError
 
-EXAMPLE = "Example: stillscape forecast scores.csv --target 0.95 --at 400,800"
+EXAMPLE = examples(
+    "stillscape forecast scores.csv --target 0.95",
+    "stillscape forecast scores.csv --at 400,800 --level 0.8",
+    "stillscape forecast losses.csv --column eval_loss --kind loss --target 0.2 --json",
+)
 
 Scores = Annotated[
     Path, typer.Argument(metavar="SCORES.csv", help="Columns size and score (or k, accuracy, loss, ...); rows repeat.")

@@ -9,12 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from stillscape import _flags as flags
-from stillscape._commands.common import NOT_REACHED, REACHED, only_local, outcomes_as_exit_codes, window_of
+from stillscape._commands.common import NOT_REACHED, REACHED, examples, only_local, outcomes_as_exit_codes, window_of
 from stillscape._errors import InputError
 from stillscape._processes import lasting_imports, warm_up
 from stillscape._terminal import TerminalProgress
 
-EXAMPLE = "Example: stillscape watch photos/ --model google/vit-base-patch16-224 --epsilon 0.01 --out runs/watch"
+EXAMPLE = examples(
+    "stillscape watch photos/ --model google/vit-base-patch16-224 --epsilon 0.01 --out runs/watch",
+    "stillscape watch photos/ --out runs/watch",
+)
 
 
 def watch(

@@ -3,6 +3,7 @@
 from stillscape.experiments.analyze import analyze
 from stillscape.experiments.bench import Bench, Cell, set_up
 from stillscape.experiments.callback import DataCurveCallback
+from stillscape.experiments.compare import compare_runs
 from stillscape.experiments.cost import Cost, estimate, fit_budget, wall_seconds
 from stillscape.experiments.data_sufficiency import DataSufficiency
 from stillscape.experiments.evidence_table import measure_evidence
@@ -23,6 +24,7 @@ __all__ = [
     "Silent",
     "Store",
     "analyze",
+    "compare_runs",
     "content_key",
     "demo_plan",
     "estimate",

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 
 from stillscape import _checks
 from stillscape._errors import InputError
+from stillscape._notebook import Result, result_html
 from stillscape.data import folds, holdout, nested_order, prefix
 from stillscape.experiments.analyze import draws_for
 from stillscape.experiments.bench import SMALL, grid
@@ -146,7 +147,7 @@ class DataSufficiency(BaseEstimator):
             "num_images": len(labels),
             "num_groups": None if groups is None else int(np.unique(codes).size),
         }
-        self.result_ = _of_rows(result)
+        self.result_ = Result(_of_rows(result))
         entry, verdict = self.result_["results"][0], self.result_["verdict"]
         self.status_, self.k_star_ = verdict["status"], verdict["k_star"]
         self.low_, self.high_ = verdict["low"], verdict["high"]
@@ -164,6 +165,14 @@ class DataSufficiency(BaseEstimator):
         path = Path(folder) / "result.json"
         write_json(path, self.result_)
         return path
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        # Before there is a result, a notebook shows the parameters, as for every estimator of scikit-learn.
+        html = result_html(self.result_) if hasattr(self, "result_") else self._repr_html_inner()
+        return {"text/plain": repr(self), "text/html": html}
+
+    def _repr_html_(self) -> str:
+        return self._repr_mimebundle_()["text/html"]
 
     def _question(self) -> dict[str, Any]:
         # The plan knows what may be asked together, and says so in the same words.

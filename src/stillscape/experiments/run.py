@@ -8,6 +8,7 @@ from typing import Any
 
 from stillscape._errors import InputError, RecordError
 from stillscape._files import write_whole
+from stillscape._notebook import Result
 from stillscape._processes import warm_up
 from stillscape.data import ImageSet
 from stillscape.experiments.analyze import analyze
@@ -40,7 +41,7 @@ def run(plan: Plan, folder: Path, *, progress: Progress | None = None, budget_s:
         budget_s: seconds that the run may take; sizes and repeats are cut to fit, and the cut plan is kept.
 
     Returns:
-        The content of ``result.json``.
+        The content of ``result.json``; a notebook shows it as verdict and figure.
 
     Raises:
         InputError: if data, model, sizes or folder can't be used.
@@ -62,7 +63,7 @@ def run(plan: Plan, folder: Path, *, progress: Progress | None = None, budget_s:
     write_json(folder / "provenance.json", circumstances(bench, num_workers(bench, len(bench.cells()))))
     _measure(bench, images, folder, progress)
     progress.stage("analyzing", 1)
-    result = analyze(bench, images.name, folder)
+    result = Result(analyze(bench, images.name, folder))
     write_json(folder / "result.json", result)
     progress.advance(1)
     progress.say(f"finished in {time.perf_counter() - started:.0f} s")
@@ -206,4 +207,4 @@ def read_result(folder: Path) -> dict[str, Any]:
         raise RecordError(f"{str(path)!r} can't be read ({error}); run again to rebuild it from the records.") from None
     if not isinstance(result, dict) or result.get("schema", SCHEMA + 1) > SCHEMA:
         raise RecordError(f"{str(path)!r} is not of a schema that this version reads (up to {SCHEMA}).")
-    return result
+    return Result(result)

@@ -14,6 +14,8 @@ from stillscape.report.displays import (
     WeightPathDisplay,
 )
 from stillscape.report.page import write_report
+from stillscape.report.runs_figure import RunsDisplay
+from stillscape.report.side_by_side import summary_lines, write_comparison
 
 __all__ = [
     "ClassGainDisplay",
@@ -23,9 +25,12 @@ __all__ = [
     "LossCurveDisplay",
     "LossDifferenceDisplay",
     "RetrainedAgainstFixedDisplay",
+    "RunsDisplay",
     "SettlingSurfaceDisplay",
     "SurfaceDifferenceDisplay",
     "SurfaceEvidenceDisplay",
     "WeightPathDisplay",
+    "summary_lines",
+    "write_comparison",
     "write_report",
 ]

@@ -1,5 +1,14 @@
 """How much data is enough: criteria over measured curves, and the verdict in plain words."""
 
+from stillscape.sufficiency.among_runs import (
+    Answer,
+    answer_of,
+    fewest,
+    in_a_list,
+    needs_fewer,
+    score_difference,
+    sentence_among,
+)
 from stillscape.sufficiency.anytime import AnytimeGain, anytime_gain, training_variances
 from stillscape.sufficiency.beyond import settling_size
 from stillscape.sufficiency.classes import class_statuses, classes_sentence
@@ -19,12 +28,14 @@ from stillscape.sufficiency.wording import higher_is_better
 from stillscape.sufficiency.worth import break_even_gain, worth_criterion, worth_table
 
 __all__ = [
+    "Answer",
     "AnytimeGain",
     "Criterion",
     "Forecast",
     "Panel",
     "RequiredSize",
     "adaptation_verdict",
+    "answer_of",
     "anytime_gain",
     "assemble",
     "bound_criterion",
@@ -35,18 +46,23 @@ __all__ = [
     "deciding_name",
     "doubling_matrix",
     "estimate_criterion",
+    "fewest",
     "fixed_surface_criterion",
     "forecast",
     "gain_criterion",
     "gains",
     "higher_is_better",
+    "in_a_list",
     "in_words",
     "interval_outlook",
+    "needs_fewer",
     "neighborhood_criterion",
     "null_hypothesis",
     "outlook_sentence",
     "overall_verdict",
     "required_size",
+    "score_difference",
+    "sentence_among",
     "sentences_beside",
     "settling_size",
     "shared_variance",

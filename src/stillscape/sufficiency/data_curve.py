@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from stillscape import _checks
 from stillscape._errors import InputError
+from stillscape._notebook import forecast_html, required_html
 from stillscape.sufficiency import wording
 from stillscape.sufficiency.curve_posterior import CurvePosterior, curve_posterior
 from stillscape.sufficiency.curve_prior import load_prior
@@ -52,6 +53,9 @@ class Forecast:
         """Return plain values for JSON."""
         return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in asdict(self).items()}
 
+    def _repr_html_(self) -> str:
+        return forecast_html(self)
+
 
 @dataclass(frozen=True)
 class RequiredSize:
@@ -79,6 +83,9 @@ class RequiredSize:
     def to_dict(self) -> dict:
         """Return plain values for JSON."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        return required_html(self)
 
 
 def forecast(
