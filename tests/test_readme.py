@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from stillscape.experiments import demo_plan, make_plan
+from stillscape.reproductions import CATALOGUE
+from stillscape.reproductions.run import read_plan, settings_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,5 +77,9 @@ def test_the_shipped_plans_are_plans():
     plans = list((ROOT / "plans").glob("*.toml"))
     assert plans
     for path in plans:
-        make_plan(path)
+        if path.name.startswith("reproduce-"):  # of a reproduction, whose settings are others
+            name, settings = read_plan(path)
+            assert settings_of(CATALOGUE[name], "full", settings)
+        else:
+            make_plan(path)
     assert demo_plan().data == "digits"

@@ -59,7 +59,7 @@ ValuePerPoint = Annotated[
 #: Under which heading of the help each flag stands.
 _PANELS: dict[str, tuple[Any, ...]] = {
     "The data": (DataFlag, Labels, Groups, Window, SkipBroken),
-    "What is trained and measured": (Model, Adapt, Sizes, Repeats, Seeds, Metric, Curvature, Evidence),
+    "What is trained and measured": (Model, Adapt, Sizes, Repeats, Seeds, Metric, Curvature, Evidence, Surface),
     "What “enough” means": (Epsilon, Target, CostPerImage, ValuePerPoint, Alpha),
     "How it runs": (Workers, Budget, Executor),
     "What comes out": (Out, WatchFolder, AsJson, Quiet),
