@@ -10,6 +10,7 @@ from stillscape.report.figures import Drawing, draw_adaptation, draw_comparison,
 from stillscape.report.interactive import Interactive, interactive, script
 from stillscape.report.scale import ruler
 from stillscape.report.series import check_result
+from stillscape.report.templates import rendered
 
 
 def write_report(result: Mapping[str, Any], folder: Path) -> Path:
@@ -42,27 +43,8 @@ def write_report(result: Mapping[str, Any], folder: Path) -> Path:
         for kind, content in drawing.files.items():
             write_whole(folder / "figures" / f"{drawing.name}.{kind}", content)
     page = folder / "report.html"
-    write_whole(page, _render(_page(result, names, figures, comparison)).encode())
+    write_whole(page, rendered("template.html", _page(result, names, figures, comparison)).encode())
     return page
-
-
-def _render(context: dict[str, Any]) -> str:
-    import jinja2
-    from markupsafe import Markup
-
-    loader = jinja2.PackageLoader("stillscape", "report")
-
-    def kept_together(value: Any) -> Any:
-        # Markup has been through here piece by piece, and would be escaped again as plain text.
-        return words.kept_together(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        finalize=kept_together,
-    )  # fmt: skip
-    environment.globals.update(words=words, trusted=Markup)
-    css = loader.get_source(environment, "style.css")[0]
-    return environment.get_template("template.html").render(css=Markup(css), **context)
 
 
 _NO_VERDICT: dict[str, Any] = {

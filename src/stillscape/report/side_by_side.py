@@ -10,6 +10,7 @@ from stillscape.report import tables, words
 from stillscape.report.figures import Drawing, draw
 from stillscape.report.page import meaning_of_enough
 from stillscape.report.runs_figure import RunsDisplay
+from stillscape.report.templates import rendered
 from stillscape.sufficiency import in_a_list
 
 _TONES = {"told": "reached", "none_reached": "not_reached"}
@@ -37,21 +38,8 @@ def write_comparison(comparison: Mapping[str, Any], path: str | Path) -> Path:
         raise InputError(
             f"out is {str(path)!r}, which is a folder; name a file, such as {str(path / 'compare.html')!r}."
         )
-    write_whole(path, _render(_page(comparison)).encode())
+    write_whole(path, rendered("compare.html", _page(comparison)).encode())
     return path
-
-
-def _render(context: Mapping[str, Any]) -> str:
-    import jinja2
-    from markupsafe import Markup
-
-    loader = jinja2.PackageLoader("stillscape", "report")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals.update(words=words, trusted=Markup)
-    css = Markup(loader.get_source(environment, "style.css")[0])
-    return environment.get_template("compare.html").render(css=css, **context)
 
 
 def _page(comparison: Mapping[str, Any]) -> dict[str, Any]:
