@@ -38,7 +38,16 @@ Curvature = Annotated[
 Evidence = Annotated[
     bool | None, typer.Option("--evidence", help="Ask the trained surfaces what they say of more data; no vote.")
 ]
-Executor = Annotated[str, typer.Option("--executor", help="Where cells run: local.")]
+Executor = Annotated[
+    str | None, typer.Option("--executor", help="Where cells run: local, or ray (a cluster; needs stillscape[ray]).")
+]
+ShardFlag = Annotated[
+    str | None, typer.Option("--shard", metavar="i/N", help="Measure the i-th of N shares of the cells, and stop; "
+                             "then 'stillscape merge'.")
+]  # fmt: skip
+CellSeconds = Annotated[
+    float | None, typer.Option("--cell-seconds", help="Time one cell may take; after it the cell counts as failed.")
+]
 Workers = Annotated[int | None, typer.Option("--workers", help="Cells at a time; default: what the cores can serve.")]
 Budget = Annotated[str | None, typer.Option("--budget", help="Time the run may take: 90s, 30m, 2h. Cuts the plan.")]
 Alpha = Annotated[
