@@ -164,7 +164,8 @@ class Bench:
                 missing = {path: split for path, split in splits.items() if not is_whole(path)}
                 for path in (path for path in missing if path.is_file()):
                     progress.say(f"{path.name} in the cache is damaged and is computed again")
-                write_activations(missing, images, self.pretrained, progress)
+                if missing:
+                    write_activations(missing, images, self.pretrained, progress)
 
     @cached_property
     def _boundaries(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -89,6 +90,7 @@ def cluster(plan: Plan) -> Iterator[Any]:
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
+            _knock(address)
             ray.init(address, **quiet)
         else:
             ray.init(
@@ -97,13 +99,20 @@ def cluster(plan: Plan) -> Iterator[Any]:
                 _node_ip_address="127.0.0.1",  # of this machine alone, and not to be reached from others
                 **quiet,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"no Ray cluster at RAY_ADDRESS = {address!r} ({reason}); start one, or unset it.") from None
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` if nobody answers at host:port; Ray itself would go on trying for many minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" not in address and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _of_any_place(bench: Bench) -> Bench:
