@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import sys
 import time
 
 import numpy as np
@@ -36,7 +37,9 @@ def whole(plan, tmp_path_factory):
 def files_of(folder):
     """Return every file that decides a result: those of records, and the cache."""
     kinds = ("cells", "probes", "evidence", "cache")
-    return sorted(path for kind in kinds for path in (folder / kind).rglob("*") if path.is_file() and path.stat().st_size)
+    return sorted(
+        path for kind in kinds for path in (folder / kind).rglob("*") if path.is_file() and path.stat().st_size
+    )
 
 
 def flip(path, moment):
@@ -51,7 +54,7 @@ def cut(path, moment):
 
 @pytest.mark.parametrize("damage", [flip, cut])
 @pytest.mark.parametrize("seed", range(3))
-def test_damaged_files_are_named_set_aside_and_measured_again(plan, whole, tmp_path, damage, seed):
+def test_damaged_files_are_named_set_aside_and_measured_again(plan, whole, tmp_path, damage, seed, fault):
     folder, moment = copied(whole[1], tmp_path / "out"), random.Random(seed)
     shutil.rmtree(folder / "cells" / Store(folder).all_keys()[seed])  # so that the cache is needed, too
     hurt = moment.sample(files_of(folder), 6)
@@ -64,6 +67,7 @@ def test_damaged_files_are_named_set_aside_and_measured_again(plan, whole, tmp_p
         if path.suffix in (".json", ".parquet", ".safetensors"):
             assert any("damaged" in line and path.parent.name in line for line in said.lines), path
     assert len(list((folder / DAMAGED).iterdir())) == len({p.parent for p in hurt if p.parent.parent.name != "out"})
+    fault("a bit of a file flipped" if damage is flip else "a file cut short", len(hurt))
 
 
 def test_a_damaged_record_is_never_read(whole, tmp_path):
@@ -99,7 +103,7 @@ def test_a_record_of_a_later_version_is_not_set_aside(plan, whole, tmp_path):
     assert not (folder / DAMAGED).exists()
 
 
-def test_two_processes_in_one_folder(plan, whole, tmp_path):
+def test_two_processes_in_one_folder(plan, whole, tmp_path, fault):
     folder = copied(whole[1], tmp_path / "out")
     with locked(folder):
         with pytest.raises(InputError, match="another process is at work"):
@@ -112,6 +116,7 @@ def test_two_processes_in_one_folder(plan, whole, tmp_path):
         with pytest.raises(InputError, match="another process is at work"), locked(folder):
             pass
     assert run(plan, folder) == whole[0]
+    fault("a second process in the folder", 5)
 
 
 def _dies_once(bench, folder, number):
@@ -130,10 +135,11 @@ def _is_done(bench, folder):
     (folder / "done").touch()
 
 
-def test_workers_that_die_are_replaced(plan, tmp_path):
+def test_workers_that_die_are_replaced(plan, tmp_path, fault):
     bench, _ = set_up(plan.model_copy(update={"workers": 2}), tmp_path, Silent())
     assert sorted(run_tasks(bench, tmp_path, [(_dies_once, (n,)) for n in range(2)])) == [0, 1]
     assert len(list(tmp_path.glob("done-*"))) == 2
+    fault("a worker process dies", 2)
 
 
 def test_a_task_that_kills_every_worker_is_given_up_after_all_others_are_done(plan, tmp_path):
@@ -154,22 +160,22 @@ def _hangs(bench, folder, which):
         tasks.run_cell = original
 
 
-def test_a_cell_that_hangs_is_ended_recorded_and_measured_when_given_more_time(plan, whole, tmp_path, monkeypatch):
-    from stillscape.experiments import run as module
-
+def test_a_cell_that_hangs_is_ended_recorded_and_measured_when_given_more_time(
+    plan, whole, tmp_path, monkeypatch, fault
+):
     folder = tmp_path / "out"
-    monkeypatch.setattr("stillscape.experiments.run.measure_cell", _hangs)
+    monkeypatch.setattr(sys.modules[run.__module__], "measure_cell", _hangs)
     limited, said = plan.model_copy(update={"cell_seconds": 4.0}), Said()
     result = run(limited, folder, progress=said)
     monkeypatch.undo()
-    assert module is not None
     assert sum("took longer than cell_seconds = 4" in line for line in said.lines) == 2
     failed = [c for part in result["results"] for c in part["cells"] if c["status"] == "failed"]
-    assert [(c["adapt"], c["k"]) if "adapt" in c else c["k"] for c in failed]
+    assert [c["k"] for c in failed] == [6, 6]
     assert run(plan, folder) == whole[0]
+    fault("a cell hangs", 2)
 
 
-def test_a_loss_that_is_no_number_is_recorded_and_can_be_measured_again(plan, whole, tmp_path, monkeypatch):
+def test_a_loss_that_is_no_number_is_recorded_and_can_be_measured_again(plan, whole, tmp_path, monkeypatch, fault):
     folder, moment = tmp_path / "out", random.Random(5)
     fit, calls, at = cell.fit, [], moment.randrange(8, 12)
 
@@ -186,11 +192,12 @@ def test_a_loss_that_is_no_number_is_recorded_and_can_be_measured_again(plan, wh
     assert sum("failed" in line for line in said.lines) == 1
     shutil.rmtree(folder / "cells" / failed[0])
     assert run(plan, folder) == whole[0]
+    fault("NaN in a training", 1)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 @pytest.mark.parametrize("after", [0, 3, 9])
-def test_a_disk_that_takes_no_more(plan, whole, tmp_path, monkeypatch, code, after):
+def test_a_disk_that_takes_no_more(plan, whole, tmp_path, monkeypatch, code, after, fault):
     folder, writes, replace = tmp_path / "out", [], os.replace
 
     def full(*args, **kwargs):
@@ -203,17 +210,19 @@ def test_a_disk_that_takes_no_more(plan, whole, tmp_path, monkeypatch, code, aft
     with pytest.raises(InputError, match=r"can't be written: .* kept"):
         run(plan, folder)
     monkeypatch.undo()
-    assert len(list(folder.glob("*/*/record.json"))) == after
+    assert len(list(folder.glob("*/*/record.json"))) <= after
     assert run(plan, folder) == whole[0]
+    fault(f"{os.strerror(code)}".lower(), 1)
 
 
-def test_a_clock_that_goes_back(plan, whole, tmp_path, monkeypatch):
+def test_a_clock_that_goes_back(plan, whole, tmp_path, monkeypatch, fault):
     now = iter(range(10**9, 0, -3600))
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
     assert run(plan, tmp_path / "out") == whole[0]
+    fault("the clock goes back", 1)
 
 
-def test_a_corrupted_image_in_the_middle(tiny_vit, tmp_path):
+def test_a_corrupted_image_in_the_middle(tiny_vit, tmp_path, fault):
     photos = save_images(tmp_path / "photos", {"moss": 16, "rust": 16})
     plan = small_plan(photos, tiny_vit, adapt=["head"])
     whole = run(plan, tmp_path / "whole")
@@ -226,6 +235,7 @@ def test_a_corrupted_image_in_the_middle(tiny_vit, tmp_path):
     assert "patient3_6.png" in json.dumps(without)
     hurt.write_bytes(sound)
     assert run(plan, tmp_path / "out") == whole
+    fault("an image is damaged", 1)
 
 
 def test_images_that_unfold_without_end_are_named(tiny_vit, tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def test_a_cluster_gives_the_numbers_of_this_process(plan, local, cluster, tmp_p
 
 
 @pytest.mark.slow
-def test_a_lost_node_loses_nothing(plan, local, cluster, tmp_path):
+def test_a_lost_node_loses_nothing(plan, local, cluster, tmp_path, fault):
     extra = {k: v for k, v in NODE.items() if k != "include_dashboard"}
     lost = cluster.add_node(**extra)
     folder, removed = tmp_path / "out", []
@@ -89,6 +89,7 @@ def test_a_lost_node_loses_nothing(plan, local, cluster, tmp_path):
     thread.join()
     assert 0 < removed[0] < 8
     assert result == local
+    fault("a Ray node is lost", 1)
 
 
 def _dies(bench, folder, place):
@@ -112,12 +113,13 @@ def _raises(bench, folder):
 
 
 @pytest.mark.slow
-def test_workers_that_die_are_replaced_and_what_tasks_raise_arrives(plan, cluster, tmp_path):
+def test_workers_that_die_are_replaced_and_what_tasks_raise_arrives(plan, cluster, tmp_path, fault):
     import ray
 
     bench, _ = set_up(on_ray(plan), tmp_path, Silent())
     assert sorted(run_tasks(bench, tmp_path, [(_dies, (n,)) for n in range(3)])) == [0, 1, 2]
     assert len(list(tmp_path.glob("done-*"))) == 3
+    fault("a Ray worker dies", 3)
     with pytest.raises(RunError, match="lost its worker or node 4 times"):
         list(run_tasks(bench, tmp_path, [(_dies_always, ())]))
     with pytest.raises(InputError, match="this is what the task says"):
