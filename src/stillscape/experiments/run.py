@@ -200,6 +200,9 @@ def run_cells(bench: Bench, folder: Path, pending: list[Cell], cells: Store, pro
         record = cells.record(bench.key(pending[index]))
         if record["status"] == "failed":
             progress.say(f"{pending[index]} failed: {record['reason']}")
+        cut = [fold["micro_batch"] for fold in record["folds"] if "micro_batch" in fold]
+        if cut:
+            progress.say(f"{pending[index]}: for want of memory batches were taken {min(cut)} images at a time")
         done += record["seconds"]
         clock.finished(pending[index], record["seconds"])
         progress.advance(done, total=done + clock.left(), seconds_left=clock.left() / clock.workers)
