@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 OUT ?= runs/demo
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test quick check format bench docs clean
+.PHONY: demo test quick check format bench docs faults audit-deps clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/stillscape demo --out $(OUT) || test $$? -eq 3
@@ -34,6 +34,14 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/overhead/run.py
 	$(BIN)/python benchmarks/realistic/run.py
 	$(BIN)/python benchmarks/surface/run.py
+
+# Every fault that the tests know, counted: writes docs/faults.md.
+faults: $(VENV)/.installed-dev
+	$(BIN)/python scripts/faults.py
+
+# Known vulnerabilities of what is pinned. It needs pip-audit and its database; where either is missing, it says so.
+audit-deps: $(VENV)/.installed-dev
+	@$(BIN)/python scripts/audit_dependencies.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

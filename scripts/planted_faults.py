@@ -450,6 +450,22 @@ FAULTS = (
     Fault("costs of stale records counted", "experiments/recorded.py",
           "and all(record.get(name) == row.get(name) for name in _SAME)", "and all(name in record for name in _SAME)",
           (f"{COMPARE}::test_costs_are_those_of_the_result_not_of_older_records",)),
+    # ---- many machines, and what happens to them
+    Fault("a record's checksum not looked at", "experiments/store.py",
+          "and expected != _checksum(record)", "and False",
+          ("tests/experiments/test_faults.py::test_a_damaged_record_is_never_read",)),
+    Fault("a record's files not looked at", "experiments/store.py",
+          "if found != digests.get(name):", "if False:",
+          ("tests/experiments/test_shards.py::test_a_damaged_record_is_left_behind_said_and_measured",)),
+    Fault("a folder that is taken, taken again", "experiments/lock.py",
+          "lock.acquire(timeout=patience_s)", "pass",
+          ("tests/experiments/test_faults.py::test_two_processes_in_one_folder",)),
+    Fault("parts of a batch all weighed as the whole", "training/micro_batches.py",
+          "loss = loss * (len(inputs) / len(x))", "pass",
+          ("tests/training/test_micro_batches.py::test_parts_give_the_gradient_of_the_whole[15-8]",)),
+    Fault("a share without its last item", "experiments/shards.py",
+          "return sorted(mine)", "return sorted(mine)[:-1]",
+          ("tests/experiments/test_shards.py::test_every_item_is_in_one_share_and_shares_cost_alike[3]",)),
 )  # fmt: skip
 
 

@@ -41,7 +41,16 @@ Evidence = Annotated[
 Surface = Annotated[
     int | None, typer.Option("--surface", help="Held-out images over which the loss surface is drawn; default: none.")
 ]
-Executor = Annotated[str, typer.Option("--executor", help="Where cells run: local.")]
+Executor = Annotated[
+    str | None, typer.Option("--executor", help="Where cells run: local, or ray (a cluster; needs stillscape[ray]).")
+]
+ShardFlag = Annotated[
+    str | None, typer.Option("--shard", metavar="i/N", help="Measure the i-th of N shares of the cells, and stop; "
+                             "then 'stillscape merge'.")
+]  # fmt: skip
+CellSeconds = Annotated[
+    float | None, typer.Option("--cell-seconds", help="Time one cell may take; after it the cell counts as failed.")
+]
 Workers = Annotated[int | None, typer.Option("--workers", help="Cells at a time; default: what the cores can serve.")]
 Budget = Annotated[str | None, typer.Option("--budget", help="Time the run may take: 90s, 30m, 2h. Cuts the plan.")]
 Alpha = Annotated[
@@ -61,7 +70,7 @@ _PANELS: dict[str, tuple[Any, ...]] = {
     "The data": (DataFlag, Labels, Groups, Window, SkipBroken),
     "What is trained and measured": (Model, Adapt, Sizes, Repeats, Seeds, Metric, Curvature, Evidence, Surface),
     "What “enough” means": (Epsilon, Target, CostPerImage, ValuePerPoint, Alpha),
-    "How it runs": (Workers, Budget, Executor),
+    "How it runs": (Workers, Budget, Executor, ShardFlag, CellSeconds),
     "What comes out": (Out, WatchFolder, AsJson, Quiet),
 }
 for _title, _flags in _PANELS.items():

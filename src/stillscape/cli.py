@@ -14,14 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stillscape._commands import compare, forecast, reproduce, watch
+from stillscape._commands import compare, forecast, reproduce, share, watch
 from stillscape._commands.common import (
     BAD_INPUT,
     FAILED,
     NOT_REACHED,
     REACHED,
     examples,
-    only_local,
     outcomes_as_exit_codes,
     plan_of,
     seconds_of,
@@ -34,6 +33,7 @@ from stillscape._flags import (
     Adapt,
     AsJson,
     Budget,
+    CellSeconds,
     CostPerImage,
     Curvature,
     Data,
@@ -50,6 +50,7 @@ from stillscape._flags import (
     Quiet,
     Repeats,
     Seeds,
+    ShardFlag,
     Sizes,
     SkipBroken,
     Surface,
@@ -76,19 +77,18 @@ LONG_RUN_S = 3600.0
 def demo(
     out: Out = None,
     workers: Workers = None,
-    executor: Executor = "local",
+    executor: Executor = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Run the main job on built-in data: scikit-learn's digits and the bundled pre-trained ViT."""
     with outcomes_as_exit_codes():
-        only_local(executor)
         if workers != 1:
             warm_up()
         with lasting_imports():
             from stillscape.experiments import demo_plan
 
-        plan = demo_plan().model_copy(update={"workers": workers})
+        plan = demo_plan(workers=workers, executor=executor)
         _run(plan, out or Path("runs/demo"), None, as_json, quiet)
 
 
@@ -123,14 +123,15 @@ def run(
     surface: Surface = None,
     workers: Workers = None,
     budget: Budget = None,
-    executor: Executor = "local",
+    executor: Executor = None,
+    shard: ShardFlag = None,
+    cell_seconds: CellSeconds = None,
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure how a model gets better with more data, and answer: is there enough?"""
     with outcomes_as_exit_codes():
-        only_local(executor)
         budget_s = seconds_of(budget)
         if workers != 1:
             warm_up()
@@ -138,9 +139,19 @@ def run(
             plan, out, data=data, labels=labels, groups=groups, window=window_of(window), model=model, adapt=adapt,
             sizes=sizes_of(sizes), repeats=repeats, seeds=seeds, epsilon=epsilon, target=target, metric=metric,
             cost_per_image=cost_per_image, value_per_point=value_per_point, skip_broken=skip_broken,
-            curvature=curvature, evidence=evidence, surface=surface, workers=workers,
+            curvature=curvature, evidence=evidence, surface=surface, workers=workers, executor=executor,
+            cell_seconds=cell_seconds,
         )  # fmt: skip
-        _run(full_plan, out or _default_folder(full_plan), budget_s, as_json, quiet)
+        folder = out or _default_folder(full_plan)
+        if shard is not None:
+            if budget is not None:
+                raise InputError(
+                    f"budget is {budget!r} beside --shard; a budget cuts a plan by this machine's speed, and all "
+                    "shards need the same plan. Give sizes, repeats and seeds instead."
+                )
+            share.measure(full_plan, folder, shard, as_json, quiet)
+            return
+        _run(full_plan, folder, budget_s, as_json, quiet)
 
 
 @app.command(
@@ -361,6 +372,19 @@ def _minutes(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
+
+
+@app.command(epilog=share.EXAMPLE)
+def merge(
+    folders: share.Folders,
+    out: Annotated[Path, typer.Option("--out", help="Run folder for the whole; may be one of them.")],
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put run folders of one plan together (of --shard 1/4, 2/4, ...), measure what is still missing, and report."""
+    with outcomes_as_exit_codes():
+        _run(share.merged(folders, out, workers, quiet), out, None, as_json, quiet)
 
 
 app.command(epilog=compare.EXAMPLE)(compare.compare)

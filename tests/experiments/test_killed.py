@@ -9,8 +9,11 @@ import time
 
 import pytest
 
-from stillscape.experiments import make_plan
+from stillscape._processes import context
+from stillscape.experiments import make_plan, run
 from stillscape.experiments.plan import Plan
+from stillscape.experiments.store import DAMAGED
+from tests.experiments.small import small_plan
 
 KILLS = 5
 
@@ -36,7 +39,7 @@ def plan_of(photos, tiny_vit) -> Plan:
 
 
 @pytest.mark.slow
-def test_sigkill_at_random_moments_loses_nothing(photos, tiny_vit, tmp_path):
+def test_sigkill_at_random_moments_loses_nothing(photos, tiny_vit, tmp_path, fault):
     path = tmp_path / "plan.toml"
     path.write_text(plan_of(photos, tiny_vit).to_toml())
     began = time.monotonic()
@@ -58,10 +61,48 @@ def test_sigkill_at_random_moments_loses_nothing(photos, tiny_vit, tmp_path):
     first, second = ((tmp_path / n / "result.json").read_text() for n in ("undisturbed", "disturbed"))
     assert first == second
     assert json.loads(first)["schema"] == 1
+    fault("SIGKILL of a run with workers", KILLS)
+
+
+def _run(plan, folder):
+    run(plan, folder)
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_what_it_means_and_loses_nothing(photos, tiny_vit, tmp_path):
+def test_a_hundred_sigkills_lose_nothing(photos, tiny_vit, tmp_path, fault):
+    """Processes are forked from a server that has its imports, so that kills fall on the work and not on them."""
+    plan, moments, server = small_plan(photos, tiny_vit), random.Random(3), context()
+    whole = run(plan, tmp_path / "whole")
+    kills, series, mid_run = 0, 0, 0
+    durations = [1.0]
+    while kills < 100:
+        folder, series = tmp_path / f"series{series}", series + 1
+        kept = 0
+        while kills < 100:
+            process = server.Process(target=_run, args=(plan, folder))
+            began = time.monotonic()
+            process.start()
+            process.join(moments.uniform(0, 1.2) * max(durations))
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+                kills += 1
+                mid_run += bool(list(folder.glob("cells/*"))) and not (folder / "result.json").is_file()
+                there = len(list(folder.glob("cells/*/record.json")))
+                assert there >= kept
+                kept = there
+            else:
+                durations = [time.monotonic() - began]
+                assert process.exitcode == 0
+                break
+        assert run(plan, folder) == whole
+        assert not (folder / DAMAGED).exists()
+    assert mid_run > 10
+    fault("SIGKILL at a random moment", kills)
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_what_it_means_and_loses_nothing(photos, tiny_vit, tmp_path, fault):
     path, folder = tmp_path / "plan.toml", tmp_path / "out"
     path.write_text(plan_of(photos, tiny_vit).to_toml())
     process = start(path, folder)
@@ -77,3 +118,4 @@ def test_ctrl_c_says_what_it_means_and_loses_nothing(photos, tiny_vit, tmp_path)
     assert 0 < kept < 54
     final = start(path, folder)
     assert final.wait(timeout=300) in (0, 3)
+    fault("Ctrl-C", 1)

@@ -34,12 +34,6 @@ def outcomes_as_exit_codes() -> Iterator[None]:
         raise typer.Exit(FAILED) from None
 
 
-def only_local(executor: str) -> None:
-    """Refuse every executor but the local one."""
-    if executor != "local":
-        raise InputError(f"executor is {executor!r}; this version runs cells with 'local' only.")
-
-
 def sizes_of(text: str | None, name: str = "sizes") -> int | list[int] | None:
     """Return the sizes that a flag lists, or how many it asks for."""
     if text is None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stillscape import _flags as flags
-from stillscape._commands.common import NOT_REACHED, REACHED, examples, only_local, outcomes_as_exit_codes, window_of
+from stillscape._commands.common import NOT_REACHED, REACHED, examples, outcomes_as_exit_codes, window_of
 from stillscape._errors import InputError
 from stillscape._processes import lasting_imports, warm_up
 from stillscape._terminal import TerminalProgress
@@ -33,14 +33,14 @@ def watch(
     alpha: flags.Alpha = None,
     skip_broken: flags.SkipBroken = None,
     workers: flags.Workers = None,
-    executor: flags.Executor = "local",
+    executor: flags.Executor = None,
+    cell_seconds: flags.CellSeconds = None,
     out: flags.WatchFolder = None,
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
 ) -> None:
     """Look at data that are being collected: go on (exit code 3), or stop (exit code 0); look as often as you like."""
     with outcomes_as_exit_codes():
-        only_local(executor)
         if alpha is not None and not 0 < alpha < 0.5:
             raise InputError(f"alpha is {alpha!r}; it must lie strictly between 0 and 0.5.")
         if workers != 1:
@@ -56,6 +56,7 @@ def watch(
             known, data=data, labels=labels, groups=groups, window=window_of(window), model=model,
             adapt=adapt or (None if known else ["head"]), repeats=repeats, seeds=seeds, epsilon=epsilon,
             level=None if alpha is None else 1 - alpha, skip_broken=skip_broken, workers=workers,
+            executor=executor, cell_seconds=cell_seconds,
         )  # fmt: skip
         with TerminalProgress(quiet) as progress:
             answer = take_a_look(plan, folder, progress=progress)

@@ -9,7 +9,8 @@ from stillscape.experiments.data_sufficiency import DataSufficiency
 from stillscape.experiments.evidence_table import measure_evidence
 from stillscape.experiments.plan import Plan, demo_plan, make_plan
 from stillscape.experiments.progress import Progress, Silent
-from stillscape.experiments.run import read_result, run
+from stillscape.experiments.run import read_result, run, run_shard
+from stillscape.experiments.shards import Shard, merge, parse_shard
 from stillscape.experiments.store import Store, content_key
 from stillscape.experiments.watch import watch
 
@@ -21,6 +22,7 @@ __all__ = [
     "DataSufficiency",
     "Plan",
     "Progress",
+    "Shard",
     "Silent",
     "Store",
     "analyze",
@@ -31,8 +33,11 @@ __all__ = [
     "fit_budget",
     "make_plan",
     "measure_evidence",
+    "merge",
+    "parse_shard",
     "read_result",
     "run",
+    "run_shard",
     "set_up",
     "wall_seconds",
     "watch",

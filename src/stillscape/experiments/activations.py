@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from stillscape._errors import RunError
 from stillscape._files import write_whole
 from stillscape.data import ImageSet, keep
 from stillscape.experiments.progress import Progress, counted
+from stillscape.experiments.store import file_digest
 from stillscape.models import Pretrained, Split, pixel_values
 
 READ_AT_ONCE = 64  # images; what is in memory at a time
@@ -44,8 +46,16 @@ def write_activations(
                 )
             arrays[path][rows.start : rows.stop] = activations
     for path, array in arrays.items():
-        array.flush()
-        _draft(path).replace(path)
+        _put_in_place(path, array)
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether an array is there and is what was written; one of a version that kept no digest is believed.
+
+    Cost: the file is read once.
+    """
+    digest = _digest(path)
+    return path.is_file() and (not digest.is_file() or digest.read_text(errors="replace") == file_digest(path))
 
 
 def grow_activations(
@@ -66,11 +76,11 @@ def grow_activations(
     Cost: each new image is read and passes the frozen part once; the others are copied.
     """
     index = path.parent / "rows.json"
-    if path.is_file():
+    if is_whole(path):
         return
-    held = json.loads(index.read_text()) if index.is_file() else {"file": "none", "digests": []}
-    old = path.parent / str(held["file"])
-    rows = {digest: row for row, digest in enumerate(held["digests"])} if old.is_file() else {}
+    held = _held_rows(index)
+    old = path.parent / held["file"]
+    rows = {digest: row for row, digest in enumerate(held["digests"])} if is_whole(old) else {}
     missing = [row for row, digest in enumerate(digests) if digest not in rows]
     if len(missing) == len(digests):
         write_activations({path: split}, images, pretrained, progress)
@@ -83,12 +93,25 @@ def grow_activations(
         places = dict(zip(missing, range(len(missing)), strict=True))
         for row, digest in enumerate(digests):
             array[row] = before[rows[digest]] if new is None or row not in places else new[places[row]]
-        array.flush()
-        _draft(path).replace(path)
-        part.unlink(missing_ok=True)
+        _put_in_place(path, array)
+        for left in (part, _digest(part)):
+            left.unlink(missing_ok=True)
     write_whole(index, json.dumps({"file": path.name, "digests": list(digests)}).encode())
     if rows and old != path:
-        old.unlink()
+        for left in (old, _digest(old)):
+            left.unlink(missing_ok=True)
+
+
+def _held_rows(index: Path) -> dict[str, Any]:
+    """Return which images stand in which array; none where that can't be read, since all can be computed again."""
+    try:
+        held = json.loads(index.read_text(encoding="utf-8"))
+        name, digests = held["file"], held["digests"]
+        if isinstance(name, str) and Path(name).name == name and all(isinstance(digest, str) for digest in digests):
+            return {"file": name, "digests": digests}
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    return {"file": "none", "digests": []}
 
 
 @torch.no_grad()
@@ -104,6 +127,16 @@ def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
         with _draft(path).open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
     return array
+
+
+def _put_in_place(path: Path, array: np.memmap) -> None:
+    array.flush()
+    write_whole(_digest(path), file_digest(_draft(path)).encode())
+    _draft(path).replace(path)
+
+
+def _digest(path: Path) -> Path:
+    return path.with_suffix(".sha256")
 
 
 def _draft(path: Path) -> Path:

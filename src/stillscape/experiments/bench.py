@@ -22,7 +22,8 @@ from stillscape.data import (
     prefix,
     scan,
 )
-from stillscape.experiments.activations import write_activations
+from stillscape.experiments.activations import is_whole, write_activations
+from stillscape.experiments.lock import one_at_a_time
 from stillscape.experiments.plan import Plan
 from stillscape.experiments.progress import Progress
 from stillscape.experiments.store import content_key
@@ -156,9 +157,14 @@ class Bench:
         """Keep what the frozen parts give for every image, unless that is there; each image is read only once."""
         with thread_count(self.plan.threads):
             splits = {self.input_path(adapt): self.split(adapt) for adapt in adapts}
-            missing = {path: split for path, split in splits.items() if not path.is_file()}
-            if missing:
-                with no_room_is_said(self.cache):
+            if all(is_whole(path) for path in splits):
+                return
+            with no_room_is_said(self.cache), one_at_a_time(self.cache):
+                # Another shard may have written them while this one waited.
+                missing = {path: split for path, split in splits.items() if not is_whole(path)}
+                for path in (path for path in missing if path.is_file()):
+                    progress.say(f"{path.name} in the cache is damaged and is computed again")
+                if missing:
                     write_activations(missing, images, self.pretrained, progress)
 
     @cached_property

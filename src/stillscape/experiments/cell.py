@@ -53,6 +53,15 @@ def run_cell(bench: Bench, store: Store, cell: Cell) -> None:
     store.write(bench.key(cell), record, losses, weights if losses else None)
 
 
+def record_timeout(bench: Bench, store: Store, cell: Cell, seconds: float) -> None:
+    """Record that a cell took longer than the plan allows; a plan that allows more measures it again."""
+    limit = bench.plan.cell_seconds
+    reason = f"it took longer than cell_seconds = {limit:g}; give it more, and the same command measures it again"
+    outcome = {"status": "failed", "reason": reason, "cell_seconds": limit}
+    spent = {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
+    store.write(bench.key(cell), {"cell": cell.__dict__, **outcome, "folds": [], **spent})
+
+
 def peak_memory_bytes() -> int:
     """Return the most memory that this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -72,6 +81,7 @@ def _fold_record(fold: int, num_training: int, result: Fit, seconds: float) -> d
         "penalized_gradient_norm": finite_or_none(result.penalized_gradient_norm),
         "trace": [{**point, "loss": finite_or_none(point["loss"])} for point in result.trace],
         "training_s": seconds,
+        **({"micro_batch": result.micro_batch} if result.micro_batch else {}),
     }
 
 

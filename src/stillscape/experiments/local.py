@@ -7,15 +7,23 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stillscape._errors import RunError
-from stillscape._processes import available_cores, callers_script_left_alone, context
+from stillscape._processes import available_cores, callers_script_left_alone, context, warm_up
 from stillscape.experiments.bench import Bench
+from stillscape.experiments.plan import Plan
 from stillscape.experiments.threads import thread_count
 
 Task = Callable[..., None]  # task(bench, folder, *arguments); a module-level function, since workers import it by name
+
+BARREN = 3
+GIVEN_UP = (
+    "{what}, perhaps for want of memory; everything recorded is kept. "
+    "Run the same command again, with fewer --workers or a smaller batch if it repeats."
+)
 
 _worker_bench: Bench | None = None
 _worker_folder: Path | None = None
@@ -27,26 +35,73 @@ def num_workers(bench: Bench, num_tasks: int) -> int:
 
 
 def run_tasks(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ...]]]) -> Iterator[int]:
-    """Run all tasks and yield the index of each as it is done.
+    """Run all tasks where the plan's executor says, and yield the index of each as it is done.
 
-    One worker runs in this process, several in processes of their own; the numbers are the same.
+    One local worker runs in this process, several in processes of their own, Ray's on all nodes; the numbers are the
+    same. A worker that dies is replaced, and what it was at is done again.
 
     Raises:
-        RunError: if a worker process is killed; what was recorded is kept.
+        RunError: if workers die again and again; what was recorded is kept.
+        InputError: if the executor is ray, and Ray is not installed.
     """
-    workers = num_workers(bench, len(tasks))
-    if workers == 1:
-        for index, (task, arguments) in enumerate(tasks):
-            with thread_count(bench.plan.threads):
-                task(bench, folder, *arguments)
-            yield index
+    if bench.plan.executor == "ray":
+        from stillscape.experiments.ray_executor import run_on_ray
+
+        return run_on_ray(bench, folder, tasks)
+    if num_workers(bench, len(tasks)) == 1 and bench.plan.cell_seconds is None:  # a limit ends the process it is for
+        return _run_here(bench, folder, tasks)
+    return _run_in_processes(bench, folder, tasks)
+
+
+@contextmanager
+def workers_ready(plan: Plan) -> Iterator[None]:
+    """Have ready inside the block what the plan's executor needs: a Ray cluster, or the server that forks workers.
+
+    Raises:
+        InputError: if the executor is ray, and Ray is not installed or does not answer.
+    """
+    if plan.executor == "ray":
+        from stillscape.experiments.ray_executor import cluster
+
+        with cluster(plan):
+            yield
         return
+    if plan.workers != 1:
+        warm_up()
+    yield
+
+
+def _run_here(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ...]]]) -> Iterator[int]:
+    for index, (task, arguments) in enumerate(tasks):
+        with thread_count(bench.plan.threads):
+            task(bench, folder, *arguments)
+        yield index
+
+
+def _run_in_processes(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ...]]]) -> Iterator[int]:
+    left = dict(enumerate(tasks))
+    barren = 0  # pools in a row that broke before any of their tasks was done
+    while left:
+        barren += 1
+        try:
+            for index in _run_pool(bench, folder, left):
+                del left[index]
+                barren = 0
+                yield index
+        except BrokenProcessPool:
+            # Which of its tasks a pool broke at can't be told. Each one that got something done is replaced; at the
+            # end only the task that kills its worker is left, and that one is given up.
+            if barren >= BARREN:
+                raise RunError(GIVEN_UP.format(what=f"{BARREN} times in a row a worker process was killed")) from None
+
+
+def _run_pool(bench: Bench, folder: Path, left: dict[int, tuple[Task, tuple[Any, ...]]]) -> Iterator[int]:
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, context(), _start_worker, (bench, folder))
+    pool = ProcessPoolExecutor(num_workers(bench, len(left)), context(), _start_worker, (bench, folder))
     try:
         with callers_script_left_alone():
             futures: dict[Future[None], int] = {
-                pool.submit(_run, task, arguments): index for index, (task, arguments) in enumerate(tasks)
+                pool.submit(_run, task, arguments): index for index, (task, arguments) in left.items()
             }
         for future in as_completed(futures):
             future.result()
@@ -55,11 +110,6 @@ def run_tasks(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ...
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()  # a cell may take an hour, and what it would have recorded can be measured again
         raise
-    except BrokenProcessPool:
-        raise RunError(
-            "a worker process was killed, perhaps for want of memory; everything recorded is kept. "
-            "Run the same command again, with fewer --workers or a smaller batch if it repeats."
-        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

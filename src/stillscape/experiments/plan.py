@@ -28,6 +28,8 @@ REVISABLE = frozenset(
         "value_per_point",
         "level",
         "workers",
+        "executor",
+        "cell_seconds",
         "curvature",
         "evidence",
         "surface",
@@ -71,6 +73,8 @@ class Plan(BaseModel):
         skip_broken: leave images out that can't be read, and say how many.
         threads: of every cell; part of the plan because it moves the last digits.
         workers: cells at a time; moves no number.
+        executor: ``local``, or ``ray`` for the machines of a Ray cluster; moves no number.
+        cell_seconds: time that one cell may take; one that takes longer is recorded as failed. No limit unless given.
         directions: random directions in which the neighborhood of w* is probed.
         probe_images: held-out images used there.
         curvature_images: of them, how many have their curvature taken.
@@ -107,6 +111,8 @@ class Plan(BaseModel):
     skip_broken: bool = False
     threads: Annotated[int, Field(ge=1)] = 1
     workers: Annotated[int, Field(ge=1)] | None = None
+    executor: Literal["local", "ray"] = "local"
+    cell_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     directions: Annotated[int, Field(ge=1)] = 2
     probe_images: Annotated[int, Field(ge=2)] = 512
     curvature_images: Annotated[int, Field(ge=1)] = 8
@@ -232,6 +238,6 @@ def _first_problem(error: ValidationError) -> str:
     return f"{name} is {value!r}: {message[:1].lower()}{message[1:].rstrip('.')}."
 
 
-def demo_plan() -> Plan:
+def demo_plan(**changes: Any) -> Plan:
     """Return the plan of ``stillscape demo``: three adaptations of the bundled ViT to scikit-learn's digits."""
-    return make_plan(Path(__file__).with_name("demo.toml"))
+    return make_plan(Path(__file__).with_name("demo.toml"), **changes)

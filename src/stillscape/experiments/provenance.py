@@ -31,5 +31,6 @@ def circumstances(bench: Bench, workers: int) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
+        "executor": bench.plan.executor,
         "workers": workers,
     }

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,6 @@ from typing import Any
 from stillscape._errors import InputError, RecordError
 from stillscape._files import write_whole
 from stillscape._notebook import Result
-from stillscape._processes import warm_up
 from stillscape.data import ImageSet
 from stillscape.experiments.analyze import analyze
 from stillscape.experiments.bench import Bench, Cell, set_up
@@ -18,11 +19,14 @@ from stillscape.experiments.evidence import KIND, Part, missing_parts, parts_of
 from stillscape.experiments.hessian_curve import curve_key
 from stillscape.experiments.landscape import KIND as SURFACES
 from stillscape.experiments.landscape import missing_views
-from stillscape.experiments.local import Task, num_workers, run_tasks
+from stillscape.experiments.local import Task, num_workers, run_tasks, workers_ready
+from stillscape.experiments.lock import locked
+from stillscape.experiments.mend import grant_more_time, set_aside_damaged
 from stillscape.experiments.plan import REVISABLE, Plan, make_plan
 from stillscape.experiments.probe import Probe, all_probes, probe_key
 from stillscape.experiments.progress import Progress, Silent, counted
 from stillscape.experiments.provenance import circumstances
+from stillscape.experiments.shards import Shard
 from stillscape.experiments.store import SCHEMA, Store, write_json
 from stillscape.experiments.tasks import measure_cell, measure_hessian_curve, measure_part, measure_probe, measure_view
 from stillscape.models import parse_adaptation
@@ -49,25 +53,70 @@ def run(plan: Plan, folder: Path, *, progress: Progress | None = None, budget_s:
     """
     progress = progress or Silent()
     started = time.perf_counter()
-    plan, chosen_before = _agree_with(folder, plan, budget_s)
-    if plan.workers != 1:
-        warm_up()
-    bench, images = set_up(plan, folder, progress)
-    if budget_s is not None and not chosen_before:
-        plan, seconds = fit_budget(bench, images, budget_s)
-        bench = bench.with_plan(plan)
-        sizes = ", ".join(map(str, bench.sizes))
-        chosen = f"sizes {sizes}, {plan.repeats} orders, {plan.seeds} seeds"
-        progress.say(f"the budget leaves room for {chosen}: about {seconds / 60:.1f} min")
-    write_whole(folder / "plan.toml", plan.to_toml().encode())
-    write_json(folder / "provenance.json", circumstances(bench, num_workers(bench, len(bench.cells()))))
-    _measure(bench, images, folder, progress)
-    progress.stage("analyzing", 1)
-    result = Result(analyze(bench, images.name, folder))
-    write_json(folder / "result.json", result)
+    with _prepared(plan, folder, progress, budget_s) as (bench, images):
+        _measure(bench, images, folder, progress)
+        progress.stage("analyzing", 1)
+        result = Result(analyze(bench, images.name, folder))
+        write_json(folder / "result.json", result)
     progress.advance(1)
     progress.say(f"finished in {time.perf_counter() - started:.0f} s")
     return result
+
+
+def run_shard(plan: Plan, folder: Path, shard: Shard, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Measure one share of a plan's cells, and return how far it got; `run` on the whole makes the result of them.
+
+    Each shard may have a folder of its own, to be merged by `stillscape.experiments.merge`, or all may share one on
+    a common disk. What is asked of trained cells (the neighborhood, Hessians, evidence) waits for `run`.
+
+    Args:
+        plan: what to measure, the same for all shards.
+        folder: the run folder.
+        shard: which share.
+        progress: where to report to; nowhere by default.
+
+    Returns:
+        {"shard": "1/4", "cells": of this share, "failed": of them, "cells_of_all", "there_of_all": in this folder}.
+
+    Raises:
+        InputError: if data, model, sizes or folder can't be used.
+        RunError: if it can't be finished; what is recorded is kept, and the same call goes on from there.
+    """
+    progress = progress or Silent()
+    with _prepared(plan, folder, progress, None, shard) as (bench, images):
+        every, cells = bench.cells(), Store(folder)
+        mine = [every[index] for index in shard.of([guessed_seconds(bench, cell) for cell in every])]
+        set_aside_damaged(folder, progress, only={bench.key(cell) for cell in mine})
+        _measure_cells(bench, images, folder, mine, [], progress)
+        failed = sum(cells.record(bench.key(cell))["status"] == "failed" for cell in mine)
+        there = sum(cells.has(bench.key(cell)) for cell in every)
+    return {
+        "shard": str(shard),
+        "cells": len(mine),
+        "failed": failed,
+        "cells_of_all": len(every),
+        "there_of_all": there,
+    }
+
+
+@contextmanager
+def _prepared(
+    plan: Plan, folder: Path, progress: Progress, budget_s: float | None, shard: Shard | None = None
+) -> Iterator[tuple[Bench, ImageSet]]:
+    """Have the bench of a plan and its images inside the block, workers ready, and the folder to ourselves."""
+    plan, chosen_before = _agree_with(folder, plan, budget_s)
+    with workers_ready(plan):
+        bench, images = set_up(plan, folder, progress)
+        if budget_s is not None and not chosen_before:
+            plan, seconds = fit_budget(bench, images, budget_s)
+            bench = bench.with_plan(plan)
+            sizes = ", ".join(map(str, bench.sizes))
+            chosen = f"sizes {sizes}, {plan.repeats} orders, {plan.seeds} seeds"
+            progress.say(f"the budget leaves room for {chosen}: about {seconds / 60:.1f} min")
+        with locked(folder, f"{shard.number}-of-{shard.count}" if shard else ""):
+            write_whole(folder / "plan.toml", plan.to_toml().encode())
+            write_json(folder / "provenance.json", circumstances(bench, num_workers(bench, len(bench.cells()))))
+            yield bench, images
 
 
 def _agree_with(folder: Path, plan: Plan, budget_s: float | None) -> tuple[Plan, bool]:
@@ -96,15 +145,13 @@ def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -
     cells, probes, hessians = Store(folder), Store(folder, "probes"), Store(folder, "hessians")
     for store in (cells, probes, hessians, Store(folder, KIND), Store(folder, SURFACES)):
         store.sweep()
-    pending = [cell for cell in bench.cells() if not cells.has(bench.key(cell))]
-    if len(pending) < len(bench.cells()):
-        progress.say(f"{len(bench.cells()) - len(pending)} of {len(bench.cells())} cells are there already")
-    needed = [cell.adapt for cell in pending] + [probe.adapt for probe in _missing_probes(bench, cells, probes)]
-    needed += _missing_hessians(bench, cells, hessians)
-    needed += [part.cell.adapt for part in missing_parts(bench, folder, _parts(bench, cells))]
-    needed += [view.adapt for view in missing_views(bench, folder)]
-    bench.cache_inputs(dict.fromkeys(needed), images, progress)
-    run_cells(bench, folder, pending, cells, progress)
+    set_aside_damaged(folder, progress)
+    grant_more_time(bench, cells)
+    later = [probe.adapt for probe in _missing_probes(bench, cells, probes)]
+    later += _missing_hessians(bench, cells, hessians)
+    later += [part.cell.adapt for part in missing_parts(bench, folder, _parts(bench, cells))]
+    later += [view.adapt for view in missing_views(bench, folder)]
+    _measure_cells(bench, images, folder, bench.cells(), later, progress)
     wanted = [(measure_probe, (probe,)) for probe in _missing_probes(bench, cells, probes)]
     _run_all("probing the neighborhood", wanted, bench, folder, progress)
     adapts = [(measure_hessian_curve, (adapt,)) for adapt in _missing_hessians(bench, cells, hessians)]
@@ -116,6 +163,18 @@ def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -
     views = [(measure_view, (view,)) for view in missing_views(bench, folder)]
     if views:
         _run_all("drawing the surfaces", views, bench, folder, progress)
+
+
+def _measure_cells(
+    bench: Bench, images: ImageSet, folder: Path, wanted: list[Cell], later: list[str], progress: Progress
+) -> None:
+    """Measure those of the wanted cells that are not there yet, with the caches for them and for what comes later."""
+    cells = Store(folder)
+    pending = [cell for cell in wanted if not cells.has(bench.key(cell))]
+    if len(pending) < len(wanted):
+        progress.say(f"{len(wanted) - len(pending)} of {len(wanted)} cells are there already")
+    bench.cache_inputs(dict.fromkeys([*(cell.adapt for cell in pending), *later]), images, progress)
+    run_cells(bench, folder, pending, cells, progress)
 
 
 def _run_all(
@@ -148,6 +207,9 @@ def run_cells(bench: Bench, folder: Path, pending: list[Cell], cells: Store, pro
         record = cells.record(bench.key(pending[index]))
         if record["status"] == "failed":
             progress.say(f"{pending[index]} failed: {record['reason']}")
+        cut = [fold["micro_batch"] for fold in record["folds"] if "micro_batch" in fold]
+        if cut:
+            progress.say(f"{pending[index]}: for want of memory batches were taken {min(cut)} images at a time")
         done += record["seconds"]
         clock.finished(pending[index], record["seconds"])
         progress.advance(done, total=done + clock.left(), seconds_left=clock.left() / clock.workers)
@@ -176,7 +238,7 @@ class Clock:
         """Return the estimate for one cell."""
         if cell.adapt in self.spent:
             return self._steps(cell) * self.spent[cell.adapt] / self.steps[cell.adapt]
-        guess = self._steps(cell) * GUESSED_SECONDS[parse_adaptation(cell.adapt).kind]
+        guess = guessed_seconds(self.bench, cell)
         measured = sum(self.spent.values())
         expected = sum(n * GUESSED_SECONDS[parse_adaptation(a).kind] for a, n in self.steps.items())
         return guess * (measured / expected if expected else 1.0)
@@ -186,7 +248,17 @@ class Clock:
         return sum(self.seconds(cell) for cell in self.pending)
 
     def _steps(self, cell: Cell) -> float:
-        return len(self.bench.fold_numbers) * self.bench.plan.recipe(cell.adapt).num_steps(cell.k)
+        return num_steps(self.bench, cell)
+
+
+def num_steps(bench: Bench, cell: Cell) -> float:
+    """Return the steps of training that a cell takes."""
+    return len(bench.fold_numbers) * bench.plan.recipe(cell.adapt).num_steps(cell.k)
+
+
+def guessed_seconds(bench: Bench, cell: Cell) -> float:
+    """Return a guess that depends on the plan alone: right in proportion, whatever the machine."""
+    return num_steps(bench, cell) * GUESSED_SECONDS[parse_adaptation(cell.adapt).kind]
 
 
 def read_result(folder: Path) -> dict[str, Any]:

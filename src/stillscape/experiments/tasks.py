@@ -1,19 +1,27 @@
-"""What workers do; importing this module brings in all they need, so that it can be loaded once and forked."""
+"""What workers do; importing this module brings in all they need, so that it can be loaded once and forked.
+
+A task whose record is there already returns at once: a worker may have been lost between its record and its answer.
+"""
 
 from pathlib import Path
 
 from stillscape.experiments.bench import Bench, Cell
-from stillscape.experiments.cell import run_cell
+from stillscape.experiments.cell import record_timeout, run_cell
 from stillscape.experiments.evidence import Part, run_part
 from stillscape.experiments.hessian_curve import run_hessian_curve
 from stillscape.experiments.landscape import View, run_view
+from stillscape.experiments.limits import time_limit
 from stillscape.experiments.probe import Probe, run_probe
 from stillscape.experiments.store import Store
 
 
 def measure_cell(bench: Bench, folder: Path, cell: Cell) -> None:
     """Measure one cell and store it."""
-    run_cell(bench, Store(folder), cell)
+    store = Store(folder)
+    if store.has(bench.key(cell)):
+        return
+    with time_limit(bench.plan.cell_seconds, lambda seconds: record_timeout(bench, store, cell, seconds)):
+        run_cell(bench, store, cell)
 
 
 def measure_probe(bench: Bench, folder: Path, probe: Probe) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from stillscape.experiments.activations import grow_activations
 from stillscape.experiments.arrivals import Arrivals, arrivals, class_shift
 from stillscape.experiments.bench import Bench, readable_images
 from stillscape.experiments.collect import collect
+from stillscape.experiments.local import workers_ready
+from stillscape.experiments.lock import locked
+from stillscape.experiments.mend import grant_more_time, set_aside_damaged
 from stillscape.experiments.plan import Plan
 from stillscape.experiments.progress import Progress, Silent
 from stillscape.experiments.run import run_cells
@@ -23,7 +27,13 @@ from stillscape.models import load_pretrained
 from stillscape.sufficiency import anytime_gain, collecting_verdict, null_hypothesis, training_variances
 
 STATE = "watch.json"
-_FREE = ("workers", "skip_broken", "sizes")  # what may change from look to look; sizes follow from the data
+_FREE = (
+    "workers",
+    "executor",
+    "cell_seconds",
+    "skip_broken",
+    "sizes",
+)  # what may change from look to look; sizes follow from the data
 
 
 def watch(plan: Plan, folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -52,6 +62,13 @@ def watch(plan: Plan, folder: Path, *, progress: Progress | None = None) -> dict
     """
     progress = progress or Silent()
     _check(plan, folder)
+    with workers_ready(plan), ExitStack() as held:
+        if folder.is_dir():
+            held.enter_context(locked(folder))
+        return _look(plan, folder, progress, held)
+
+
+def _look(plan: Plan, folder: Path, progress: Progress, held: ExitStack) -> dict[str, Any]:
     state = _read_state(folder, plan)
     if state["verdict"] and state["verdict"]["status"] == "stop":
         return _answer(state, [f"Stopped at look {state['verdict']['look']}; nothing more is asked of the data."])
@@ -68,6 +85,10 @@ def watch(plan: Plan, folder: Path, *, progress: Progress | None = None) -> dict
         return _answer(state if state["looks"] else _untaken(state, hindrance, len(digests)), [*notes, hindrance])
     if state["model"] not in (None, bench.model_fingerprint):
         raise InputError(f"model {plan.model!r} has other weights than at look 1; name another --out for them.")
+    if not folder.is_dir():  # made only now, when it is known that there is something to put into it
+        held.enter_context(locked(folder))
+        if (folder / STATE).is_file():
+            raise InputError(f"out is {str(folder)!r}, where another process has just taken a look; call again.")
     write_whole(folder / "plan.toml", plan.to_toml().encode())
     look = _take(bench, images, digests, arrived, number, folder, progress)
     shift = class_shift(images.labels, np.isin(digests, state["known"]), images.classes)
@@ -152,6 +173,8 @@ def _take(
     place = folder / "looks" / f"{number:03d}"
     store = Store(place)
     store.sweep()
+    set_aside_damaged(place, progress)
+    grant_more_time(bench, store)
     for left in set(place.glob("cells/*")) - {store.place / bench.key(cell) for cell in bench.cells()}:
         shutil.rmtree(left)  # of a look that was killed, and whose data have grown since
     with thread_count(bench.plan.threads):

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillscape.training.losses import Scores, as_scores, losses_of
+from stillscape.training.micro_batches import MicroBatches, StillTooLargeError
 from stillscape.training.outcome import Fit, Stop, TracePoint, thin
 from stillscape.training.recipe import EarlyStop, Recipe
-from stillscape.training.rows import Rows, check_classes, device_of
+from stillscape.training.rows import Rows, device_of
 
 _EVALUATION_BATCH = 256
 
@@ -61,6 +62,7 @@ def descend(
         seconds=time.perf_counter() - start,
         stop=progress.stop,
         trace=thin(progress.trace),
+        micro_batch=progress.micro_batch,
         scores=None if progress.reason else scores,
     )
 
@@ -72,6 +74,7 @@ class _Progress:
     trace: list[TracePoint]
     stop: Stop = "steps done"
     reason: str = ""
+    micro_batch: int | None = None
 
 
 def _run(
@@ -80,20 +83,19 @@ def _run(
     parameters = [p for p in suffix.parameters() if p.requires_grad]
     optimizer = _adamw(parameters, recipe)
     total = recipe.num_steps(len(data))
-    progress = _Progress(0, 0, [])
+    progress, micro, largest_label = _Progress(0, 0, []), MicroBatches(recipe.batch), data.labels.max()
     for step, (places, epoch_ends) in zip(range(total), _batches(len(data), recipe.batch, generator), strict=False):
-        x, y = data.take(places)
-        logits = suffix(x)
-        if step == 0:
-            check_classes(data.labels, logits)
-        loss = F.cross_entropy(logits, y)
-        value, rate = loss.item(), recipe.rate(step, total)
+        rate = recipe.rate(step, total)
+        optimizer.zero_grad()
+        try:
+            value = micro.gradient(suffix, *data.take(places), largest_label if step == 0 else None)
+        except StillTooLargeError:
+            progress.reason, progress.stop = f"out of memory at step {step} with a single image", "failed"
+            break
         progress.trace.append(TracePoint(step=step, loss=value, learning_rate=rate))
         if not math.isfinite(value):
             progress.reason, progress.stop = f"the loss is {value} at step {step}; lower the learning rate", "failed"
             break
-        optimizer.zero_grad()
-        loss.backward()
         if recipe.clip > 0:
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
         for group in optimizer.param_groups:
@@ -104,6 +106,7 @@ def _run(
             progress.stop = "early stop"
             break
     optimizer.zero_grad()
+    progress.micro_batch = micro.halved_to
     if watch is not None and not progress.reason:
         watch.restore()
     return progress

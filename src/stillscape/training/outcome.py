@@ -34,6 +34,7 @@ class Fit:
         stop: why it ended.
         scores: losses and probabilities of the training rows, in their order, from the pass that gave the gradient;
             None if the fit failed.
+        micro_batch: images at a time to which a batch had to be cut for want of memory; None where it was not.
     """
 
     status: Literal["ok", "failed"]
@@ -46,6 +47,7 @@ class Fit:
     trace: list[TracePoint] = field(default_factory=list)
     penalized_gradient_norm: float | None = None
     scores: Scores | None = None
+    micro_batch: int | None = None
 
 
 TRACE_POINTS = 50
