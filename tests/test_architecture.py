@@ -47,7 +47,7 @@ MAY_IMPORT = {
         "data",
     },
     "cli": {"experiments", "report", "data", "bounds", "_terminal"},
-    "_commands": {"reproductions", "experiments", "report", "sufficiency", "data", "_terminal"},
+    "_commands": {"bounds", "reproductions", "experiments", "report", "sufficiency", "data", "_terminal"},
     "_terminal": set(),
     "_preloaded": {"experiments"},
     "_notebook": {"report"},  # opened when a notebook asks for a picture, not before
