@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stillscape.training.losses import Scores, as_scores, losses_of
 from stillscape.training.outcome import Fit, Stop, TracePoint, thin
 from stillscape.training.recipe import EarlyStop, Recipe
+from stillscape.training.room import Room, refuse_batch_statistics
 from stillscape.training.rows import Rows, check_classes, device_of
 
 _EVALUATION_BATCH = 256
@@ -35,21 +36,21 @@ def descend(
     left as it was. Without `measure_end` neither gradient norm nor scores are taken, which saves a pass.
     """
     start = time.perf_counter()
-    device = device_of(suffix)
+    device, room = device_of(suffix), Room()
     generator = torch.Generator().manual_seed(seed)
     training, validation = _set_apart(np.asarray(labels), rows, recipe.early_stop, generator)
     data = Rows(inputs, labels, training, device)
     watch = None
     if recipe.early_stop is not None and len(validation):
-        watch = _Watch(suffix, Rows(inputs, labels, validation, device), recipe.early_stop.patience_epochs)
+        watch = _Watch(suffix, Rows(inputs, labels, validation, device), recipe.early_stop.patience_epochs, room)
     with _dropout_from(seed, device):
         suffix.train()
-        progress = _run(suffix, data, recipe, generator, watch)
+        progress = _run(suffix, data, recipe, generator, watch, room)
     suffix.eval()
     gradient, scores = math.nan, None
     if measure_end and not progress.reason:
         everything = data if training is rows else Rows(inputs, labels, rows, device)
-        gradient, scores = last_look(suffix, everything)
+        gradient, scores = last_look(suffix, everything, room)
         if not math.isfinite(gradient):
             progress.reason, progress.stop = "the gradient is not finite after the last step", "failed"
     return Fit(
@@ -62,6 +63,7 @@ def descend(
         stop=progress.stop,
         trace=thin(progress.trace),
         scores=None if progress.reason else scores,
+        at_once=room.fits,
     )
 
 
@@ -75,7 +77,12 @@ class _Progress:
 
 
 def _run(
-    suffix: nn.Module, data: Rows, recipe: Recipe, generator: torch.Generator, watch: "_Watch | None"
+    suffix: nn.Module,
+    data: Rows,
+    recipe: Recipe,
+    generator: torch.Generator,
+    watch: "_Watch | None",
+    room: Room,
 ) -> _Progress:
     parameters = [p for p in suffix.parameters() if p.requires_grad]
     optimizer = _adamw(parameters, recipe)
@@ -83,17 +90,19 @@ def _run(
     progress = _Progress(0, 0, [])
     for step, (places, epoch_ends) in zip(range(total), _batches(len(data), recipe.batch, generator), strict=False):
         x, y = data.take(places)
-        logits = suffix(x)
-        if step == 0:
-            check_classes(data.labels, logits)
-        loss = F.cross_entropy(logits, y)
-        value, rate = loss.item(), recipe.rate(step, total)
+        every_label = data.labels if step == 0 else y
+
+        def loss_and_gradient(at_once: int, x: Tensor = x, y: Tensor = y, labels: Tensor = every_label) -> float:
+            optimizer.zero_grad()
+            if at_once < len(y):
+                refuse_batch_statistics(suffix, len(y))
+            return _add_gradient(suffix, x, y, labels, at_once)
+
+        value, rate = room.whole(len(y), loss_and_gradient), recipe.rate(step, total)
         progress.trace.append(TracePoint(step=step, loss=value, learning_rate=rate))
         if not math.isfinite(value):
             progress.reason, progress.stop = f"the loss is {value} at step {step}; lower the learning rate", "failed"
             break
-        optimizer.zero_grad()
-        loss.backward()
         if recipe.clip > 0:
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
         for group in optimizer.param_groups:
@@ -107,6 +116,20 @@ def _run(
     if watch is not None and not progress.reason:
         watch.restore()
     return progress
+
+
+def _add_gradient(suffix: nn.Module, x: Tensor, y: Tensor, every_label: Tensor, at_once: int) -> float:
+    """Return the mean loss of a batch, and add its gradient; with fewer images at a time, part by part."""
+    value = 0.0
+    for some_x, some_y in zip(x.split(at_once), y.split(at_once), strict=True):
+        logits = suffix(some_x)
+        check_classes(every_label, logits)
+        loss = F.cross_entropy(logits, some_y)
+        if len(some_y) < len(y):
+            loss = loss * (len(some_y) / len(y))
+        loss.backward()
+        value += loss.item()
+    return value
 
 
 def _adamw(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
@@ -125,18 +148,22 @@ def _batches(k: int, size: int, generator: torch.Generator) -> Iterator[tuple[Te
             yield part, i == len(parts)
 
 
-def last_look(suffix: nn.Module, data: Rows) -> tuple[float, Scores]:
+def last_look(suffix: nn.Module, data: Rows, room: Room) -> tuple[float, Scores]:
     """Norm of the gradient of the mean loss over all rows, and each row's loss, in one pass, in the present mode."""
+
+    def look(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        losses, probabilities = losses_of(suffix(x), y)
+        gradient = torch.autograd.grad(losses.sum(), parameters, materialize_grads=True)
+        return gradient, losses.detach(), probabilities.detach()
+
     parameters = [p for p in suffix.parameters() if p.requires_grad]
     sums = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
     scored = []
     for x, y in data.batches(_EVALUATION_BATCH):
-        losses, probabilities = losses_of(suffix(x), y)
-        for total, part in zip(
-            sums, torch.autograd.grad(losses.sum(), parameters, materialize_grads=True), strict=True
-        ):
-            total += part
-        scored.append((losses.detach(), probabilities.detach()))
+        for gradient, losses, probabilities in room.parts(x, y, look):
+            for total, part in zip(sums, gradient, strict=True):
+                total += part
+            scored.append((losses, probabilities))
     return math.sqrt(sum(float(total.square().sum()) for total in sums)) / len(data), as_scores(scored)
 
 
@@ -171,8 +198,8 @@ def _set_apart(
 class _Watch:
     """Follows the validation loss and keeps the best parameters."""
 
-    def __init__(self, suffix: nn.Module, data: Rows, patience: int) -> None:
-        self.suffix, self.data, self.patience = suffix, data, patience
+    def __init__(self, suffix: nn.Module, data: Rows, patience: int, room: Room) -> None:
+        self.suffix, self.data, self.patience, self.room = suffix, data, patience, room
         self.best, self.waited = math.inf, 0
         self.parameters = [p for p in suffix.parameters() if p.requires_grad]
         self.kept: list[Tensor] = []
@@ -190,7 +217,9 @@ class _Watch:
     def _loss(self) -> float:
         self.suffix.eval()
         sums = [
-            F.cross_entropy(self.suffix(x), y, reduction="sum").item() for x, y in self.data.batches(_EVALUATION_BATCH)
+            value
+            for x, y in self.data.batches(_EVALUATION_BATCH)
+            for value in self.room.parts(x, y, lambda x, y: F.cross_entropy(self.suffix(x), y, reduction="sum").item())
         ]
         self.suffix.train()
         return sum(sums) / len(self.data)
