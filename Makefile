@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 OUT ?= runs/demo
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test quick check format bench clean
+.PHONY: demo test quick check format bench faults audit-deps clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/stillscape demo --out $(OUT) || test $$? -eq 3
@@ -29,6 +29,19 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/last_layers/run.py
 	$(BIN)/python benchmarks/overhead/run.py
 	$(BIN)/python benchmarks/realistic/run.py
+
+# Every fault that the tests know, counted: writes docs/faults.md.
+faults: $(VENV)/.installed-dev
+	$(BIN)/python scripts/faults.py
+
+# Known vulnerabilities of what is pinned. It needs pip-audit and its database; where either is missing, it says so.
+audit-deps: $(VENV)/.installed-dev
+	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(INSTALL) pip-audit || \
+	  { echo "audit-deps: pip-audit can't be installed here; nothing was audited"; exit 0; }
+	@$(BIN)/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip > $(VENV)/audit.txt 2>&1; \
+	code=$$?; cat $(VENV)/audit.txt; \
+	if grep -qiE "connection|timed out|resolve|unreachable|ServiceError" $(VENV)/audit.txt; then \
+	  echo "audit-deps: no database of vulnerabilities can be reached from here; nothing was audited"; exit 0; fi; exit $$code
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -174,9 +174,9 @@ def _cell_row(cell: Any, record: dict[str, Any]) -> dict[str, Any]:
         "seed": cell.seed,
         "status": record["status"],
         "reason": record["reason"],
-        "num_training": min(fold["num_training"] for fold in folds),
+        "num_training": min((fold["num_training"] for fold in folds), default=0),
         "steps": sum(fold["steps"] for fold in folds),
-        "stop": folds[-1]["stop"],
+        "stop": folds[-1]["stop"] if folds else "out of time",
         "gradient_norm": max(norms) if norms else None,
     }
     if record["status"] == "ok":
