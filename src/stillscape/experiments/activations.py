@@ -75,8 +75,8 @@ def _refuse_if_too_large(
     else:
         return
     raise InputError(
-        f"what is frozen of the model takes {_gib(new)} in {str(folder)!r} for {num_images} images, but {limit}; {way}, "
-        "or choose adaptations whose frozen part ends later: head takes the least."
+        f"what is frozen of the model takes {_gib(new)} in {str(folder)!r} for {num_images} images, but {limit}; "
+        f"{way}, or choose adaptations whose frozen part ends later: head takes the least."
     )
 
 

@@ -81,7 +81,7 @@ def _fold_record(fold: int, num_training: int, result: Fit, seconds: float) -> d
         "penalized_gradient_norm": finite_or_none(result.penalized_gradient_norm),
         "trace": [{**point, "loss": finite_or_none(point["loss"])} for point in result.trace],
         "training_s": seconds,
-        **({"at_once": result.at_once} if result.at_once is not None else {}),  # memory ran out
+        **({"micro_batch": result.micro_batch} if result.micro_batch else {}),
     }
 
 

@@ -200,9 +200,9 @@ def run_cells(bench: Bench, folder: Path, pending: list[Cell], cells: Store, pro
         record = cells.record(bench.key(pending[index]))
         if record["status"] == "failed":
             progress.say(f"{pending[index]} failed: {record['reason']}")
-        at_once = [fold["at_once"] for fold in record.get("folds", ()) if "at_once" in fold]
-        if at_once:
-            progress.say(f"{pending[index]}: memory ran out, so it went on with {min(at_once)} images at a time")
+        cut = [fold["micro_batch"] for fold in record["folds"] if "micro_batch" in fold]
+        if cut:
+            progress.say(f"{pending[index]}: for want of memory batches were taken {min(cut)} images at a time")
         done += record["seconds"]
         clock.finished(pending[index], record["seconds"])
         progress.advance(done, total=done + clock.left(), seconds_left=clock.left() / clock.workers)

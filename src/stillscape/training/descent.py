@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillscape.training.losses import Scores, as_scores, losses_of
+from stillscape.training.micro_batches import MicroBatches, StillTooLargeError
 from stillscape.training.outcome import Fit, Stop, TracePoint, thin
 from stillscape.training.recipe import EarlyStop, Recipe
-from stillscape.training.room import Room, refuse_batch_statistics
-from stillscape.training.rows import Rows, check_classes, device_of
+from stillscape.training.room import Room
+from stillscape.training.rows import Rows, device_of
 
 _EVALUATION_BATCH = 256
 
@@ -36,21 +37,21 @@ def descend(
     left as it was. Without `measure_end` neither gradient norm nor scores are taken, which saves a pass.
     """
     start = time.perf_counter()
-    device, room = device_of(suffix), Room()
+    device = device_of(suffix)
     generator = torch.Generator().manual_seed(seed)
     training, validation = _set_apart(np.asarray(labels), rows, recipe.early_stop, generator)
     data = Rows(inputs, labels, training, device)
     watch = None
     if recipe.early_stop is not None and len(validation):
-        watch = _Watch(suffix, Rows(inputs, labels, validation, device), recipe.early_stop.patience_epochs, room)
+        watch = _Watch(suffix, Rows(inputs, labels, validation, device), recipe.early_stop.patience_epochs)
     with _dropout_from(seed, device):
         suffix.train()
-        progress = _run(suffix, data, recipe, generator, watch, room)
+        progress = _run(suffix, data, recipe, generator, watch)
     suffix.eval()
     gradient, scores = math.nan, None
     if measure_end and not progress.reason:
         everything = data if training is rows else Rows(inputs, labels, rows, device)
-        gradient, scores = last_look(suffix, everything, room)
+        gradient, scores = last_look(suffix, everything)
         if not math.isfinite(gradient):
             progress.reason, progress.stop = "the gradient is not finite after the last step", "failed"
     return Fit(
@@ -62,8 +63,8 @@ def descend(
         seconds=time.perf_counter() - start,
         stop=progress.stop,
         trace=thin(progress.trace),
+        micro_batch=progress.micro_batch,
         scores=None if progress.reason else scores,
-        at_once=room.fits,
     )
 
 
@@ -74,31 +75,24 @@ class _Progress:
     trace: list[TracePoint]
     stop: Stop = "steps done"
     reason: str = ""
+    micro_batch: int | None = None
 
 
 def _run(
-    suffix: nn.Module,
-    data: Rows,
-    recipe: Recipe,
-    generator: torch.Generator,
-    watch: "_Watch | None",
-    room: Room,
+    suffix: nn.Module, data: Rows, recipe: Recipe, generator: torch.Generator, watch: "_Watch | None"
 ) -> _Progress:
     parameters = [p for p in suffix.parameters() if p.requires_grad]
     optimizer = _adamw(parameters, recipe)
     total = recipe.num_steps(len(data))
-    progress = _Progress(0, 0, [])
+    progress, micro, largest_label = _Progress(0, 0, []), MicroBatches(recipe.batch), data.labels.max()
     for step, (places, epoch_ends) in zip(range(total), _batches(len(data), recipe.batch, generator), strict=False):
-        x, y = data.take(places)
-        every_label = data.labels if step == 0 else y
-
-        def loss_and_gradient(at_once: int, x: Tensor = x, y: Tensor = y, labels: Tensor = every_label) -> float:
-            optimizer.zero_grad()
-            if at_once < len(y):
-                refuse_batch_statistics(suffix, len(y))
-            return _add_gradient(suffix, x, y, labels, at_once)
-
-        value, rate = room.whole(len(y), loss_and_gradient), recipe.rate(step, total)
+        rate = recipe.rate(step, total)
+        optimizer.zero_grad()
+        try:
+            value = micro.gradient(suffix, *data.take(places), largest_label if step == 0 else None)
+        except StillTooLargeError:
+            progress.reason, progress.stop = f"out of memory at step {step} with a single image", "failed"
+            break
         progress.trace.append(TracePoint(step=step, loss=value, learning_rate=rate))
         if not math.isfinite(value):
             progress.reason, progress.stop = f"the loss is {value} at step {step}; lower the learning rate", "failed"
@@ -113,23 +107,10 @@ def _run(
             progress.stop = "early stop"
             break
     optimizer.zero_grad()
+    progress.micro_batch = micro.halved_to
     if watch is not None and not progress.reason:
         watch.restore()
     return progress
-
-
-def _add_gradient(suffix: nn.Module, x: Tensor, y: Tensor, every_label: Tensor, at_once: int) -> float:
-    """Return the mean loss of a batch, and add its gradient; with fewer images at a time, part by part."""
-    value = 0.0
-    for some_x, some_y in zip(x.split(at_once), y.split(at_once), strict=True):
-        logits = suffix(some_x)
-        check_classes(every_label, logits)
-        loss = F.cross_entropy(logits, some_y)
-        if len(some_y) < len(y):
-            loss = loss * (len(some_y) / len(y))
-        loss.backward()
-        value += loss.item()
-    return value
 
 
 def _adamw(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
@@ -148,8 +129,9 @@ def _batches(k: int, size: int, generator: torch.Generator) -> Iterator[tuple[Te
             yield part, i == len(parts)
 
 
-def last_look(suffix: nn.Module, data: Rows, room: Room) -> tuple[float, Scores]:
+def last_look(suffix: nn.Module, data: Rows) -> tuple[float, Scores]:
     """Norm of the gradient of the mean loss over all rows, and each row's loss, in one pass, in the present mode."""
+    room = Room()
 
     def look(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         losses, probabilities = losses_of(suffix(x), y)
@@ -198,8 +180,8 @@ def _set_apart(
 class _Watch:
     """Follows the validation loss and keeps the best parameters."""
 
-    def __init__(self, suffix: nn.Module, data: Rows, patience: int, room: Room) -> None:
-        self.suffix, self.data, self.patience, self.room = suffix, data, patience, room
+    def __init__(self, suffix: nn.Module, data: Rows, patience: int) -> None:
+        self.suffix, self.data, self.patience, self.room = suffix, data, patience, Room()
         self.best, self.waited = math.inf, 0
         self.parameters = [p for p in suffix.parameters() if p.requires_grad]
         self.kept: list[Tensor] = []

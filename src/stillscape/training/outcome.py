@@ -34,8 +34,7 @@ class Fit:
         stop: why it ended.
         scores: losses and probabilities of the training rows, in their order, from the pass that gave the gradient;
             None if the fit failed.
-        at_once: images that went through the model at a time since memory ran out; None where it never did. Other
-            parts of a batch give the same numbers up to rounding, but other draws of dropout.
+        micro_batch: images at a time to which a batch had to be cut for want of memory; None where it was not.
     """
 
     status: Literal["ok", "failed"]
@@ -48,7 +47,7 @@ class Fit:
     trace: list[TracePoint] = field(default_factory=list)
     penalized_gradient_norm: float | None = None
     scores: Scores | None = None
-    at_once: int | None = None
+    micro_batch: int | None = None
 
 
 TRACE_POINTS = 50
