@@ -7,9 +7,9 @@
   must give the same result.json.
 - sweep: simulated cells through scheduler and store: nothing is trained, each stores a record with a table. Then what
   a run that is taken up again does: look for each record, and read each one against its checksums.
-- memory: losses of single samples from features in a memory-mapped file, and the one-pass curvature curve of a linear
-  head on such features, against m. Synthetic features. Peaks are of memory that belongs to the process alone (mapped
-  pages of the file can be dropped at any time), sampled every 5 ms, less what was held before.
+- memory: of a linear head on synthetic features in a memory-mapped file, against m: losses of single samples, a product
+  with the mean Hessian, and the one-pass curve of Hessian differences. Peaks are of memory that belongs to the process
+  alone (mapped pages of the file can be dropped at any time), sampled every 5 ms, above what was held before the pass.
 
 Each measurement runs in a fresh process. Each part keeps the load of the machine beside its numbers: seconds that were
 taken beside other work are no seconds of a quiet machine.
@@ -148,7 +148,11 @@ def memory(what: str, m: int) -> dict[str, Any]:
             hv = PerSampleHessian(
                 head, torch.nn.functional.cross_entropy, torch.from_numpy(inputs), torch.from_numpy(labels)
             )
-            found, seconds, peak = with_peak(lambda: hessian_difference_curve(hv, rank=RANK).spectral.numpy())
+            passes = {
+                "mean product": lambda: hv.mean_matvec(torch.ones(hv.num_parameters)).numpy(),
+                "curve": lambda: hessian_difference_curve(hv, rank=RANK).spectral.numpy(),
+            }
+            found, seconds, peak = with_peak(passes[what])
     if not np.isfinite(found).all():
         raise SystemExit(f"{what} at m = {m}: not all numbers are finite")
     return {"what": what, "m": m, "values": len(found), "seconds": seconds, "peak_own_memory_bytes": peak}
