@@ -57,9 +57,7 @@ def test_other_errors_pass():
 
 
 def test_a_fit_goes_on_and_says_so(data):
-    recipe = (
-        Recipe(method="descent", steps=12, batch=16) if "method" in Recipe.model_fields else Recipe(steps=12, batch=16)
-    )
+    recipe = Recipe(steps=12, batch=16)
     tight, wide = Tight(5), Tight(100)
     cut, whole = (fit(model, *data, np.arange(40), recipe, seed=1) for model in (tight, wide))
     assert (cut.status, cut.micro_batch, whole.micro_batch) == ("ok", 4, None)

@@ -94,7 +94,7 @@ def cluster(plan: Plan) -> Iterator[Any]:
             ray.init(address, **quiet)
         else:
             ray.init(
-                "local",  # else Ray would join whatever cluster was started on this machine, perhaps another user's
+                "local",  # else Ray joins whatever cluster was last started here
                 num_cpus=max(plan.workers or available_cores(), plan.threads),
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",  # of this machine alone, and not to be reached from others
