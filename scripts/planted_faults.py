@@ -412,7 +412,7 @@ FAULTS = (
           ("tests/experiments/test_fuzz.py::test_records",)),
     Fault("a folder that is taken, taken again", "experiments/lock.py",
           "lock.acquire(timeout=patience_s)", "pass",
-          ("tests/experiments/test_lock.py",)),
+          ("tests/experiments/test_lock.py::test_one_process_does_not_hold_a_folder_twice",)),
     Fault("parts of a batch all weighed as the whole", "training/micro_batches.py",
           "loss = loss * (len(inputs) / len(x))", "pass",
           ("tests/training/test_micro_batches.py::test_parts_give_the_gradient_of_the_whole[15-8]",)),
