@@ -65,6 +65,22 @@ def test_a_cluster_that_does_not_answer_is_said_soon(plan, tmp_path, monkeypatch
         run(on_ray(plan), tmp_path / "out")
 
 
+def test_a_cluster_that_was_not_named_is_never_joined(plan, tmp_path, monkeypatch):
+    """Without RAY_ADDRESS Ray would look for one on this machine, which may be another user's."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    asked = []
+
+    def init(*args, **_kwargs):
+        asked.append(args)
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(InputError, match="seen"):
+        run(on_ray(plan), tmp_path / "out")
+    assert asked == [("local",)]
+
+
 @pytest.mark.slow
 def test_a_cluster_gives_the_numbers_of_this_process(plan, local, cluster, tmp_path):
     assert run(on_ray(plan), tmp_path / "out") == local

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillscape._errors import RunError
+from stillscape._errors import InputError, RunError
 from stillscape._files import write_whole
 from stillscape.data import ImageSet, keep
 from stillscape.experiments.progress import Progress, counted
@@ -21,11 +22,16 @@ READ_AT_ONCE = 64  # images; what is in memory at a time
 
 
 def write_activations(
-    targets: Mapping[Path, Split], images: ImageSet, pretrained: Pretrained, progress: Progress
+    targets: Mapping[Path, Split],
+    images: ImageSet,
+    pretrained: Pretrained,
+    progress: Progress,
+    most_bytes: float | None = None,
 ) -> None:
     """Write one array for each split, (images, ...) in float32, each moved into place when it is whole.
 
     Raises:
+        InputError: if they would take more of the disk than is free, or make their folder larger than `most_bytes`.
         RunError: if the preprocessor gives arrays of more than one shape.
 
     Cost: each image is read and preprocessed once, and passes each frozen part once; memory is that of a batch.
@@ -35,6 +41,8 @@ def write_activations(
     for start in counted(starts, len(starts), "caching what is frozen", progress):
         rows = range(start, min(start + READ_AT_ONCE, len(images.files)))
         batch = pixel_values(pretrained.processor, [images.read(row) for row in rows])
+        if not arrays:
+            _refuse_if_too_large(targets, batch[:1], len(images.files), most_bytes)
         for path, split in targets.items():
             activations = _encoded(split, batch)
             if path not in arrays:
@@ -47,6 +55,33 @@ def write_activations(
             arrays[path][rows.start : rows.stop] = activations
     for path, array in arrays.items():
         _put_in_place(path, array)
+
+
+def _refuse_if_too_large(
+    targets: Mapping[Path, Split], image: Tensor, num_images: int, most_bytes: float | None
+) -> None:
+    """Say before the first byte is written what would not fit, and what can be done."""
+    folder = next(iter(targets)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    new = sum(_encoded(split, image).nbytes * num_images for split in targets.values())
+    held = sum(path.stat().st_size for path in folder.glob("*.npy") if path not in targets)
+    free = shutil.disk_usage(folder).free
+    if new > free:
+        limit, way = f"{_gib(free)} are free there", "make room, name an --out on a larger disk"
+    elif most_bytes is not None and held + new > most_bytes:
+        limit, way = f"cache_gib allows {_gib(most_bytes)}", "raise cache_gib"
+        if held:
+            way += f", delete the {_gib(held)} of older arrays there (what is needed is computed again)"
+    else:
+        return
+    raise InputError(
+        f"what is frozen of the model takes {_gib(new)} in {str(folder)!r} for {num_images} images, but {limit}; "
+        f"{way}, or choose adaptations whose frozen part ends later: head takes the least."
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3g} GiB"
 
 
 def is_whole(path: Path) -> bool:

@@ -154,7 +154,11 @@ class Bench:
         return np.load(self.input_path(adapt), mmap_mode="r")
 
     def cache_inputs(self, adapts: Iterable[str], images: ImageSet, progress: Progress) -> None:
-        """Keep what the frozen parts give for every image, unless that is there; each image is read only once."""
+        """Keep what the frozen parts give for every image, unless that is there; each image is read only once.
+
+        Raises:
+            InputError: if that takes more of the disk than is free, or than the plan's `cache_gib`.
+        """
         with thread_count(self.plan.threads):
             splits = {self.input_path(adapt): self.split(adapt) for adapt in adapts}
             if all(is_whole(path) for path in splits):
@@ -165,7 +169,8 @@ class Bench:
                 for path in (path for path in missing if path.is_file()):
                     progress.say(f"{path.name} in the cache is damaged and is computed again")
                 if missing:
-                    write_activations(missing, images, self.pretrained, progress)
+                    most = None if self.plan.cache_gib is None else self.plan.cache_gib * 2**30
+                    write_activations(missing, images, self.pretrained, progress, most)
 
     @cached_property
     def _boundaries(self) -> dict[str, str]:

@@ -30,6 +30,7 @@ REVISABLE = frozenset(
         "workers",
         "executor",
         "cell_seconds",
+        "cache_gib",
         "curvature",
         "evidence",
         "surface",
@@ -75,6 +76,8 @@ class Plan(BaseModel):
         workers: cells at a time; moves no number.
         executor: ``local``, or ``ray`` for the machines of a Ray cluster; moves no number.
         cell_seconds: time that one cell may take; one that takes longer is recorded as failed. No limit unless given.
+        cache_gib: GiB that the run folder's cache may hold; a run that needs more ends before it writes any. No limit
+            unless given, but that of the disk.
         directions: random directions in which the neighborhood of w* is probed.
         probe_images: held-out images used there.
         curvature_images: of them, how many have their curvature taken.
@@ -113,6 +116,7 @@ class Plan(BaseModel):
     workers: Annotated[int, Field(ge=1)] | None = None
     executor: Literal["local", "ray"] = "local"
     cell_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     directions: Annotated[int, Field(ge=1)] = 2
     probe_images: Annotated[int, Field(ge=2)] = 512
     curvature_images: Annotated[int, Field(ge=1)] = 8

@@ -12,7 +12,7 @@ from stillscape.experiments.plan import Plan, make_plan
 from stillscape.experiments.progress import Progress, Silent
 from stillscape.experiments.store import DAMAGED, RECORD, Store
 
-_MOVE_NOTHING = {"workers", "executor"}  # of the fields of a plan; shards may differ in them
+_MOVE_NOTHING = {"workers", "executor", "cache_gib"}  # of the fields of a plan; shards may differ in them
 
 
 @dataclass(frozen=True)

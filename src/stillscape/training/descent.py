@@ -15,6 +15,7 @@ from stillscape.training.losses import Scores, as_scores, losses_of
 from stillscape.training.micro_batches import MicroBatches, StillTooLargeError
 from stillscape.training.outcome import Fit, Stop, TracePoint, thin
 from stillscape.training.recipe import EarlyStop, Recipe
+from stillscape.training.room import Room
 from stillscape.training.rows import Rows, device_of
 
 _EVALUATION_BATCH = 256
@@ -130,16 +131,21 @@ def _batches(k: int, size: int, generator: torch.Generator) -> Iterator[tuple[Te
 
 def last_look(suffix: nn.Module, data: Rows) -> tuple[float, Scores]:
     """Norm of the gradient of the mean loss over all rows, and each row's loss, in one pass, in the present mode."""
+    room = Room()
+
+    def look(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        losses, probabilities = losses_of(suffix(x), y)
+        gradient = torch.autograd.grad(losses.sum(), parameters, materialize_grads=True)
+        return gradient, losses.detach(), probabilities.detach()
+
     parameters = [p for p in suffix.parameters() if p.requires_grad]
     sums = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
     scored = []
     for x, y in data.batches(_EVALUATION_BATCH):
-        losses, probabilities = losses_of(suffix(x), y)
-        for total, part in zip(
-            sums, torch.autograd.grad(losses.sum(), parameters, materialize_grads=True), strict=True
-        ):
-            total += part
-        scored.append((losses.detach(), probabilities.detach()))
+        for gradient, losses, probabilities in room.parts(x, y, look):
+            for total, part in zip(sums, gradient, strict=True):
+                total += part
+            scored.append((losses, probabilities))
     return math.sqrt(sum(float(total.square().sum()) for total in sums)) / len(data), as_scores(scored)
 
 
@@ -175,7 +181,7 @@ class _Watch:
     """Follows the validation loss and keeps the best parameters."""
 
     def __init__(self, suffix: nn.Module, data: Rows, patience: int) -> None:
-        self.suffix, self.data, self.patience = suffix, data, patience
+        self.suffix, self.data, self.patience, self.room = suffix, data, patience, Room()
         self.best, self.waited = math.inf, 0
         self.parameters = [p for p in suffix.parameters() if p.requires_grad]
         self.kept: list[Tensor] = []
@@ -193,7 +199,9 @@ class _Watch:
     def _loss(self) -> float:
         self.suffix.eval()
         sums = [
-            F.cross_entropy(self.suffix(x), y, reduction="sum").item() for x, y in self.data.batches(_EVALUATION_BATCH)
+            value
+            for x, y in self.data.batches(_EVALUATION_BATCH)
+            for value in self.room.parts(x, y, lambda x, y: F.cross_entropy(self.suffix(x), y, reduction="sum").item())
         ]
         self.suffix.train()
         return sum(sums) / len(self.data)

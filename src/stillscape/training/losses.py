@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from stillscape.models.state import same_direction
+from stillscape.training.room import Room
 from stillscape.training.rows import Rows, check_classes, check_rows, device_of
 
 
@@ -64,14 +65,17 @@ def score(
         inputs: what the suffix takes, in memory or memory-mapped.
         labels: class numbers.
         rows: rows to measure, in the order of the results.
-        batch: rows at a time.
+        batch: rows at a time; fewer where memory runs out.
 
     Raises:
         InputError: rows, labels and inputs don't belong together.
+        RunError: memory runs out with one row at a time.
     """
     suffix.eval()
     data = Rows(inputs, labels, check_rows(inputs, labels, rows), device_of(suffix))
-    return as_scores([losses_of(suffix(x), y) for x, y in data.batches(batch)])
+    room = Room()
+    batches = data.batches(batch)
+    return as_scores([part for x, y in batches for part in room.parts(x, y, lambda x, y: losses_of(suffix(x), y))])
 
 
 @torch.no_grad()

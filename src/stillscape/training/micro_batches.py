@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillscape._errors import RunError
 from stillscape.training.rows import check_classes
 
 
@@ -37,6 +38,7 @@ class MicroBatches:
 
         Raises:
             StillTooLargeError: if a single image at a time is too much.
+            RunError: if the batch is too much for a model with batch normalization, which parts would train otherwise.
         """
         before = [p.grad for p in suffix.parameters()]
         while True:
@@ -49,6 +51,11 @@ class MicroBatches:
                 parameter.grad = gradient
             if min(self._size, len(x)) == 1:
                 raise StillTooLargeError
+            if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in suffix.modules()):
+                raise RunError(
+                    f"memory ran out at batch {len(x)}, and this model's batch normalization needs whole batches; all "
+                    "that is recorded is kept. Set a smaller batch in the plan's recipes, in another run folder."
+                )
             self._size = self.halved_to = (min(self._size, len(x)) + 1) // 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
