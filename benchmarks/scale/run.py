@@ -3,7 +3,8 @@
     python benchmarks/scale/run.py [--cells 10000] [--samples 1000000] [--without-ray]
 
 A process started by another inherits its peak of memory, so no peak is
-reported: `private_mib` is what the process holds at the end, imports included. Times are those of this machine while it does this; ratios between rows of one run are what is to be read.
+reported: `private_mib` is what the process holds at the end, imports included. Times are
+those of this machine while it does this; ratios between rows of one run are what is to be read.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import multiprocessing
 import os
 import platform
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -69,6 +71,35 @@ def sweep(cells: int, executor: str, workers: int) -> dict:
     return {"executor": executor, "workers": workers, "cells": cells, **per_cell}
 
 
+def _own_mib() -> float:
+    """Return the memory that belongs to this process alone; mapped pages of a file can be dropped at any time."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("RssAnon")).split()[1]) / 1024
+
+
+def _with_peak(action) -> dict:
+    """Return seconds and the most memory of its own while an action runs, every 5 ms, above what was held before.
+
+    After it nothing is to be seen: what a pass held has been freed by then.
+    """
+    before = peak = _own_mib()
+    over = threading.Event()
+
+    def look() -> None:
+        nonlocal peak
+        while not over.wait(0.005):
+            peak = max(peak, _own_mib())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    started = time.perf_counter()
+    action()
+    seconds = time.perf_counter() - started
+    over.set()
+    watcher.join()
+    return {"seconds": seconds, "own_peak_growth_mib": max(peak, _own_mib()) - before}
+
+
 def _memory_of_losses(samples: int, width: int, path: str, answer) -> None:
     from torch import nn
 
@@ -76,12 +107,7 @@ def _memory_of_losses(samples: int, width: int, path: str, answer) -> None:
 
     inputs = np.load(path, mmap_mode="r")
     labels = np.arange(samples) % 10
-    started = time.perf_counter()
-    score(nn.Linear(width, 10), inputs, labels, np.arange(samples))
-    seconds = time.perf_counter() - started
-    status = Path("/proc/self/status").read_text().splitlines()
-    private = int(next(line for line in status if line.startswith("RssAnon")).split()[1])
-    answer.put({"seconds": seconds, "private_mib": private / 1024})
+    answer.put(_with_peak(lambda: score(nn.Linear(width, 10), inputs, labels, np.arange(samples))))
 
 
 def _memory_of_curvature(samples: int, width: int, path: str, answer) -> None:
@@ -93,10 +119,7 @@ def _memory_of_curvature(samples: int, width: int, path: str, answer) -> None:
 
     inputs = torch.from_numpy(np.load(path))
     hv = PerSampleHessian(nn.Linear(width, 10), F.cross_entropy, inputs, torch.arange(samples) % 10)
-    started = time.perf_counter()
-    hessian_difference_curve(hv, rank=4, seed=0)
-    seconds = time.perf_counter() - started
-    answer.put({"seconds": seconds})
+    answer.put(_with_peak(lambda: hessian_difference_curve(hv, rank=4, seed=0)))
 
 
 def memory(samples: list[int], width: int, measure) -> list[dict]:
