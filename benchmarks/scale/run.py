@@ -2,9 +2,8 @@
 
     python benchmarks/scale/run.py [--cells 10000] [--samples 1000000] [--without-ray]
 
-A process started by another inherits its peak of memory, so no peak is
-reported: `private_mib` is what the process holds at the end, imports included. Times are
-those of this machine while it does this; ratios between rows of one run are what is to be read.
+Memory is sampled every 5 ms while a pass runs, so shorter passes are not resolved. Times are those of this machine
+while it does this; ratios between rows of one run are what is to be read.
 """
 
 import argparse
