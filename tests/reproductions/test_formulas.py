@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch.func import functional_call, grad
 
 from stillscape.convergence import mean_absolute_deviation
-from stillscape.reproductions import assumption_1, base, block_heterogeneity, diversity, heads, tiny_vit
+from stillscape.reproductions import assumption_1, base, block_heterogeneity, diversity, heads, tightness, tiny_vit
 from stillscape.reproductions.addition import EQUALS, PLUS, LinearAttention, addition
 from stillscape.reproductions.mlp import network, trend
+from stillscape.reproductions.tightness_of_means import loss_difference_ratios, mean_hessian_ratio
 
 
 def autodiff_hessian(parameters, loss):
@@ -224,3 +225,22 @@ def test_a_trend_of_noise_has_an_interval_around_zero():
     noise = np.random.default_rng(0).normal(size=(4, 6))
     _, low, high = trend(tuple(range(6)), noise, 0)
     assert low < 0 < high
+
+
+def test_theorem_3_over_the_truth_is_the_spread_of_losses_at_the_optimum_itself():
+    model, generator = tightness.AttentionLayer(3, 0), torch.Generator().manual_seed(1)
+    X, target = (torch.randn(12, 4, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    found = loss_difference_ratios(model, X, target, torch.zeros(12, dtype=torch.float64), 1e-9, 1, 0)
+    losses = (model(X) - target).square().mean((1, 2)).detach().numpy()
+    before = np.cumsum(losses)[:-1] / np.arange(1, 12)
+    np.testing.assert_allclose(found["rigorous"], losses.max() / np.abs(losses[1:] - before), rtol=1e-5)
+    np.testing.assert_allclose(found["printed"], 2 * found["rigorous"], rtol=1e-5)
+
+
+def test_matrix_bernstein_over_the_truth_does_not_hang_on_the_scale_and_is_above_one():
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(40, 3, 3, generator=generator, dtype=torch.float64)
+    hessians = root + root.mT
+    ratio = mean_hessian_ratio(hessians, 4, 300, 0)
+    assert 1 < ratio < 10
+    assert mean_hessian_ratio(1e-3 * hessians, 4, 300, 0) == pytest.approx(ratio, rel=1e-9)
