@@ -22,7 +22,12 @@ def start(plan_path, folder):
     """Start a run; what it says on stderr goes to a file beside its folder."""
     command = [sys.executable, "-m", "stillscape.cli", "run", str(plan_path), "--quiet", "--out", str(folder)]
     with said_by(folder).open("w") as said:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        # Whoever runs the tests in the background may ignore Ctrl-C, and what they start would inherit that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def said_by(folder):
