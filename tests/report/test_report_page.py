@@ -165,6 +165,7 @@ def test_nulls_everywhere_still_make_a_page(result, tmp_path, parse):
     assert "nan" not in parse(write_report(result, tmp_path).read_text()).text.lower().replace("nan at step", "")
 
 
+@pytest.mark.slow
 def test_large_results_stay_small_on_the_page(result, tmp_path):
     k = np.arange(1, 30_000)
     for entry in result["results"]:
@@ -216,6 +217,7 @@ def test_template_files_are_beside_the_code():
     assert (here / "style.css").is_file()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_old_page_stays(tmp_path, monkeypatch, result):
     page = write_report(result, tmp_path)
     before = page.read_bytes()

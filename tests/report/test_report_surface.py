@@ -230,6 +230,7 @@ def test_a_damaged_surface_is_said(surface, tmp_path):
         write_report(surface, tmp_path)
 
 
+@pytest.mark.slow
 def test_same_surface_same_bytes(surface, surface_folder, tmp_path):
     assert write_report(surface, tmp_path).read_bytes() == (surface_folder / "report.html").read_bytes()
 
