@@ -10,11 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from stillscape import _flags as flags
-from stillscape._commands.common import FAILED, outcomes_as_exit_codes
+from stillscape._commands.common import FAILED, examples, outcomes_as_exit_codes
 from stillscape._errors import InputError
 from stillscape._terminal import TerminalProgress
 
-EXAMPLE = "Example: stillscape reproduce growth-rates --quick"
+EXAMPLE = examples(
+    "stillscape reproduce --list",
+    "stillscape reproduce growth-rates --quick",
+    "stillscape reproduce plans/reproduce-base.toml --out runs/base",
+)
 
 Name = Annotated[
     str | None, typer.Argument(metavar="[NAME]", help="As --list shows, or a plan: plans/reproduce-base.toml.")
@@ -107,17 +111,12 @@ def _show_list(as_json: bool) -> None:
 
 def _show(found: Any) -> None:
     from stillscape.report.words import number
-    from stillscape.reproductions.page import WORDS
+    from stillscape.reproductions.page import WORDS, value_in_words
 
     table = Table("what", "here", "published")
     for n in found.numbers:
-        value = "none" if n.value is None else number(n.value)
-        interval = "" if n.low is None or n.high is None else f" ({number(n.low)} to {number(n.high)})"
-        table.add_row(
-            Text(n.name),
-            Text(f"{value}{interval} {n.unit}".rstrip()),
-            "" if n.published is None else number(n.published),
-        )
+        published = "" if n.published is None else number(n.published)
+        table.add_row(Text(n.name), Text(value_in_words(n)), published)
     Console().print(table)
     for claim in found.claims:
         print(f"{WORDS[claim.verdict].upper()}: {claim.statement} ({claim.source})\n  {claim.reason}")

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from stillscape._commands.common import examples
 from stillscape._processes import lasting_imports
 from stillscape._terminal import TerminalProgress
 
-EXAMPLE = "Example: stillscape merge runs/a runs/b --out runs/all"
+EXAMPLE = examples("stillscape merge runs/a runs/b --out runs/all")
 Folders = Annotated[list[Path], typer.Argument(help="Run folders, each made with --shard.")]
 
 

@@ -9,17 +9,22 @@ from typing import Any
 from stillscape.experiments.bench import Bench
 
 LIBRARIES = ("stillscape", "torch", "transformers", "peft", "numpy", "scipy", "scikit-learn", "pillow")
+ATTENTION = "eager (flash and memory-efficient kernels have no second derivative)"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of every library that takes part in the numbers."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
 
 
 def numbers_from(bench: Bench) -> dict[str, Any]:
     """Return what decides the numbers of a result: no time, no path, nothing of the machine but the thread count."""
     return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        **versions(),
         "data_fingerprint": bench.data_fingerprint,
         "model_fingerprint": bench.model_fingerprint,
         "threads": bench.plan.threads,
-        "attention": "eager (flash and memory-efficient kernels have no second derivative)",
+        "attention": ATTENTION,
     }
 
 

@@ -1,6 +1,7 @@
 """What workers do; importing this module brings in all they need, so that it can be loaded once and forked.
 
-A task whose record is there already returns at once: a worker may have been lost between its record and its answer.
+A cell whose record is there already returns at once: a worker may have been lost between its record and its answer.
+Of the other tasks, which are short, a second record is dropped.
 """
 
 from pathlib import Path

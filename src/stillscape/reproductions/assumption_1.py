@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from stillscape.evidence import softmax_gradients
 from stillscape.reproductions.arrays import grey_images, patches
-from stillscape.reproductions.catalogue import Reproduction, Settings, Workplace
+from stillscape.reproductions.catalogue import NEEDS_MNIST, Reproduction, Settings, Workplace
 from stillscape.reproductions.findings import Claim, Findings, Number, Panel, line, measured_ratio, slope
 from stillscape.reproductions.heads import Features, by_cross_entropy
 from stillscape.reproductions.tiny_vit import TinyVit, train
@@ -295,5 +295,5 @@ ASSUMPTION_1 = Reproduction(
         "new": 60,
         "repeats": 2,
     },
-    needs="MNIST-5k as benchmarks/verdict/prepare.py makes it; any other images by --data",
+    needs=NEEDS_MNIST,
 )

@@ -17,17 +17,17 @@ from stillscape.reproductions.findings import (
     Number,
     Panel,
     Verdict,
+    late_slope,
+    like_the_identity,
     line,
     mean_interval,
     measured,
-    slope,
 )
 from stillscape.reproductions.tiny_vit import train
 
 DRAFT = "draft a, section 5.1 and figure 1"
 LARGEST_CURVATURE = 4 / (3 * math.sqrt(3))  # of tanh: max |tanh''|
 POINTS = 30
-AS_STEEP = 0.15  # slopes so near to -1 are taken for the identity's, whose mean is over few orders
 SETTLED = 0.05  # of the held-out loss: what a doubling may still take off where we say that the loss has settled
 
 
@@ -246,8 +246,7 @@ def _gradients(model: Regression, data: Data) -> Tensor:
 
 
 def _late(curve: LossDifferences) -> float:
-    late = curve.k >= curve.k[-1] / 20
-    return slope(curve.k[late], curve.mean[late])
+    return late_slope(curve.k, curve.mean, 1 / 20)
 
 
 def _numbers(
@@ -293,7 +292,7 @@ def _claims(
         Claim(
             "|L_k+1 - L_k| falls as k grows, as the theory predicts, and so the surface settles.",
             DRAFT,
-            "falls" if abs(_late(null) + 1) < AS_STEEP else "cannot_tell",
+            "falls" if like_the_identity([_late(null)]) else "cannot_tell",
             f"it falls with slope {_late(fixed[0]):.2f} for the trained network and {_late(null):.2f} for an "
             "untrained one: MAD / (k + 1) at any fixed weights, so the curve says nothing of training or data.",
         ),

@@ -53,6 +53,7 @@ class Settings(BaseModel):
 
 
 ASSETS = "assets:"
+NEEDS_MNIST = "MNIST-5k as benchmarks/verdict/prepare.py makes it; any other images by --data"
 S = TypeVar("S", bound=Settings)
 
 

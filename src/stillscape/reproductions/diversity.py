@@ -5,9 +5,11 @@ from jaxtyping import Int
 from sklearn.cluster import KMeans
 
 from stillscape.reproductions.catalogue import Reproduction, Workplace
-from stillscape.reproductions.findings import Claim, Findings
+from stillscape.reproductions.findings import Claim, Findings, sign, verdict_of
 from stillscape.reproductions.heads import (
     DRAFT,
+    NEEDS,
+    QUICK,
     Features,
     HeadSettings,
     Way,
@@ -19,7 +21,6 @@ from stillscape.reproductions.heads import (
     panels_of,
     read_features,
     run_conditions,
-    sign,
 )
 
 
@@ -67,7 +68,7 @@ def measure(settings: DiversitySettings, place: Workplace) -> Findings:
             Claim(
                 f"Data less diverse ({other.label}) need more samples.",
                 DRAFT,
-                "stands" if sign(accuracy) < 0 else "falls" if sign(accuracy) > 0 else "cannot_tell",
+                verdict_of(-sign(accuracy)),
                 f"accuracy at the same number of images {accuracy[0]:+.4f} ({accuracy[1]:+.4f} to "
                 f"{accuracy[2]:+.4f}), and the last doubling gains {gain[0]:+.4f} ({gain[1]:+.4f} to {gain[2]:+.4f}) "
                 f"more. Sufficient sizes: {found(plain)}; {found(other)}.",
@@ -93,14 +94,6 @@ DIVERSITY = Reproduction(
     DRAFT,
     DiversitySettings,
     measure,
-    quick={
-        "model": "bundled-vit",
-        "data": "digits",
-        "sizes": (25, 50, 100, 200),
-        "orders": 3,
-        "hessians": 40,
-        "rank": 4,
-        "clusters": 30,
-    },
-    needs="the ViT-S and Fashion-MNIST that benchmarks/verdict/prepare.py makes; others by --model and --data",
+    quick={**QUICK, "clusters": 30},
+    needs=NEEDS,
 )

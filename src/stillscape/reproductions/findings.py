@@ -11,6 +11,7 @@ from stillscape import _checks
 from stillscape._errors import RecordError
 
 SCHEMA = 1
+AS_STEEP = 0.15  # slopes so near to -1 are taken for the identity's, whose mean is over few orders
 Verdict = Literal["stands", "amended", "falls", "cannot_tell"]
 #: What a verdict on a claim means.
 VERDICTS: dict[Verdict, str] = {
@@ -211,6 +212,37 @@ def slope(x: Sequence[float], y: Sequence[float] | np.ndarray) -> float:
     2.0
     """
     return float(np.polyfit(np.log(np.asarray(x)), np.log(np.asarray(y)), 1)[0])
+
+
+def late_slope(k: np.ndarray | Sequence[float], mean: np.ndarray | Sequence[float], share: float = 0.1) -> float:
+    """Return the slope beyond a share of the sizes, where a mean over orders is no longer that of a few.
+
+    >>> round(late_slope([1, 10, 20, 40], [9.0, 1.0, 0.5, 0.25]), 12)
+    -1.0
+    """
+    sizes, values = np.asarray(k), np.asarray(mean)
+    late = sizes >= share * sizes[-1]
+    return slope(sizes[late], values[late])
+
+
+def like_the_identity(slopes: Sequence[float]) -> bool:
+    """Return whether there are slopes, and all of them lie near the -1 that holds at any fixed weights."""
+    return len(slopes) > 0 and max(abs(one + 1) for one in slopes) < AS_STEEP
+
+
+def sign(interval: tuple[float, float, float], of: float = 0.0) -> int:
+    """Return 1 or -1 where an interval (value, low, high) lies above or below a number, or 0.
+
+    >>> sign((2.0, 1.0, 3.0)), sign((2.0, 1.0, 3.0), of=5.0), sign((2.0, -1.0, 3.0))
+    (1, -1, 0)
+    """
+    _, low, high = interval
+    return 1 if low > of else -1 if high < of else 0
+
+
+def verdict_of(direction: int) -> Verdict:
+    """Return what a claim of "more" comes to where the measured direction is `direction`."""
+    return "stands" if direction > 0 else "falls" if direction < 0 else "cannot_tell"
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float, float]:

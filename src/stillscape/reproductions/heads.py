@@ -25,6 +25,16 @@ from stillscape.training import Recipe, fit_head
 EPSILON, LEVEL = 0.01, 0.9
 QUESTION = {"metric": "accuracy", "epsilon": EPSILON, "epsilon_loss": EPSILON, "target": None, "level": LEVEL}
 DRAFT = "draft b, section 7 (future work)"
+NEEDS = "the ViT-S and Fashion-MNIST that benchmarks/verdict/prepare.py makes; others by --model and --data"
+#: What the quick size of every reproduction on heads changes.
+QUICK: dict[str, Any] = {
+    "model": "bundled-vit",
+    "data": "digits",
+    "sizes": (25, 50, 100, 200),
+    "orders": 3,
+    "hessians": 40,
+    "rank": 4,
+}
 
 
 class HeadSettings(Settings):
@@ -53,6 +63,12 @@ class Features:
     labels: Int[np.ndarray, " n"]
     held: Bool[np.ndarray, " n"]
 
+    @classmethod
+    def standardized(cls, x: Float[np.ndarray, "n d"], labels: np.ndarray, held: np.ndarray) -> "Features":
+        """Return features brought to mean 0 and deviation 1 over the pool; what is constant there only to mean 0."""
+        center, scale = x[~held].mean(0), x[~held].std(0)
+        return cls(((x - center) / np.where(scale > 0, scale, 1)).astype(np.float32), labels, held)
+
     @property
     def pool(self) -> Int[np.ndarray, " pool"]:
         """Rows that may be trained on."""
@@ -79,9 +95,7 @@ def read_features(settings: HeadSettings, place: Workplace) -> Features:
     bench, images = set_up(plan, place.folder.parent / "features" / Path(source).stem, Silent())
     bench.cache_inputs(["head"], images, place.progress)
     held = holdout(bench.labels, None, settings.held_out, settings.seed)
-    x = np.asarray(bench.inputs("head"), dtype=np.float64)
-    center, scale = x[~held].mean(0), x[~held].std(0)
-    return Features(((x - center) / np.where(scale > 0, scale, 1)).astype(np.float32), bench.labels, held)
+    return Features.standardized(np.asarray(bench.inputs("head"), dtype=np.float64), bench.labels, held)
 
 
 def balanced(settings: HeadSettings, features: Features) -> Order:
@@ -302,8 +316,3 @@ def found(condition: Condition) -> str:
     if verdict["status"] == "reached":
         return f"{condition.label}: k* {verdict['k_star']}"
     return f"{condition.label}: {verdict['status'].replace('_', ' ')}"
-
-
-def sign(interval: tuple[float, float, float]) -> int:
-    """Return the sign of a difference beyond its interval, or 0."""
-    return 1 if interval[1] > 0 else -1 if interval[2] < 0 else 0

@@ -1,9 +1,11 @@
 """Future work of draft b: squared error against cross-entropy."""
 
 from stillscape.reproductions.catalogue import Reproduction, Workplace
-from stillscape.reproductions.findings import Claim, Findings
+from stillscape.reproductions.findings import Claim, Findings, sign
 from stillscape.reproductions.heads import (
     DRAFT,
+    NEEDS,
+    QUICK,
     HeadSettings,
     Way,
     balanced,
@@ -15,7 +17,6 @@ from stillscape.reproductions.heads import (
     panels_of,
     read_features,
     run_conditions,
-    sign,
     squared,
 )
 
@@ -62,13 +63,6 @@ LOSSES = Reproduction(
     DRAFT,
     LossSettings,
     measure,
-    quick={
-        "model": "bundled-vit",
-        "data": "digits",
-        "sizes": (25, 50, 100, 200),
-        "orders": 3,
-        "hessians": 40,
-        "rank": 4,
-    },
-    needs="the ViT-S and Fashion-MNIST that benchmarks/verdict/prepare.py makes; others by --model and --data",
+    quick=QUICK,
+    needs=NEEDS,
 )

@@ -12,7 +12,7 @@ from torch import nn
 from stillscape.convergence import mean_absolute_deviation
 from stillscape.reproductions.arrays import grey_images
 from stillscape.reproductions.catalogue import Reproduction, Settings, Workplace
-from stillscape.reproductions.findings import Claim, Findings, Number, Panel, Verdict, line
+from stillscape.reproductions.findings import Claim, Findings, Number, Panel, Verdict, line, sign
 from stillscape.reproductions.starts import start_from
 from stillscape.reproductions.tiny_vit import train
 
@@ -160,16 +160,10 @@ def _numbers(settings: MlpSettings, tables: dict[str, Any], trends: dict[tuple[s
     return found
 
 
-def direction(interval: tuple[float, float, float]) -> int:
-    """Return the sign of a trend beyond its interval, or 0."""
-    _, low, high = interval
-    return 1 if low > 0 else -1 if high < 0 else 0
-
-
 def _claims(tables: dict[str, Any], trends: dict[tuple[str, str], Any]) -> tuple[Claim, ...]:
     found = []
     for sweep, claimed, words in (("width", -1, "Wider networks lower"), ("depth", 1, "Deeper networks raise")):
-        signs = {name: direction(trends[name, sweep]) for name in tables}
+        signs = {name: sign(trends[name, sweep]) for name in tables}
         theirs = sum(
             np.sign(spearmanr(WIDTHS if sweep == "width" else DEPTHS, values[sweep]).statistic) == claimed
             for values in PUBLISHED.values()

@@ -85,7 +85,7 @@ def header(found: Findings, quick: Findings | None) -> str:
     if reproduction.needs:
         lines.append(f"Needs {reproduction.needs}.")
     lines.append("Expected:")
-    lines += [f"    {n.name}: {_value(n)} (a rerun within {number(n.spread)})" for n in _headline(found)]
+    lines += [f"    {n.name}: {value_in_words(n)} (a rerun within {number(n.spread)})" for n in _headline(found)]
     lines.append(f"Took {_minutes(found)} on {found.provenance['machine']}, beside other work.")
     if quick is not None:
         lines.append(f"The quick size (--quick) took {quick.provenance['seconds']:g} s.")
@@ -120,7 +120,7 @@ def _one(found: Findings) -> Iterator[str]:
     if captions:
         yield " ".join(captions) + "\n"
     yield "| what | here | published |\n|---|---|---|\n" + "".join(
-        f"| {_cell(n.name)} | {_value(n)} | {_published(n)} |\n" for n in found.numbers
+        f"| {_cell(n.name)} | {value_in_words(n)} | {_published(n)} |\n" for n in found.numbers
     )
     for remark in found.remarks:
         yield f"- {remark}\n"
@@ -130,7 +130,8 @@ def _claim(claim: Claim) -> str:
     return f"- **{_capital(WORDS[claim.verdict])}.** {claim.statement} *({claim.source})* {_capital(claim.reason)}\n"
 
 
-def _value(n: Number) -> str:
+def value_in_words(n: Number) -> str:
+    """Return a number with its interval and unit."""
     if n.value is None:
         return "none"
     unit = f" {n.unit}" if n.unit else ""

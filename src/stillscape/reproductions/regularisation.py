@@ -1,9 +1,11 @@
 """Future work of draft b: what weight decay does to the settling of the surface."""
 
 from stillscape.reproductions.catalogue import Reproduction, Workplace
-from stillscape.reproductions.findings import Claim, Findings, Verdict
+from stillscape.reproductions.findings import Claim, Findings, Verdict, sign
 from stillscape.reproductions.heads import (
     DRAFT,
+    NEEDS,
+    QUICK,
     HeadSettings,
     Way,
     balanced,
@@ -14,7 +16,6 @@ from stillscape.reproductions.heads import (
     panels_of,
     read_features,
     run_conditions,
-    sign,
 )
 
 
@@ -68,14 +69,6 @@ REGULARISATION = Reproduction(
     DRAFT,
     RegularisationSettings,
     measure,
-    quick={
-        "model": "bundled-vit",
-        "data": "digits",
-        "sizes": (25, 50, 100, 200),
-        "orders": 3,
-        "hessians": 40,
-        "rank": 4,
-        "penalties": (0.1, 100.0),
-    },
-    needs="the ViT-S and Fashion-MNIST that benchmarks/verdict/prepare.py makes; others by --model and --data",
+    quick={**QUICK, "penalties": (0.1, 100.0)},
+    needs=NEEDS,
 )

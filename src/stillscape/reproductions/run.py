@@ -1,6 +1,5 @@
 """From a name to findings and their files."""
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ from stillscape import _checks
 from stillscape._errors import InputError, RecordError
 from stillscape._files import write_whole
 from stillscape.experiments import Progress, Silent
+from stillscape.experiments.provenance import ATTENTION, versions
 from stillscape.experiments.threads import thread_count
 from stillscape.reproductions.assumption_1 import ASSUMPTION_1
 from stillscape.reproductions.base import BASE
@@ -50,7 +50,6 @@ CATALOGUE: dict[str, Reproduction[Any]] = {
     )
 }
 SIZES = ("full", "quick")
-LIBRARIES = ("stillscape", "torch", "transformers", "peft", "numpy", "scipy", "scikit-learn")
 
 
 def reproduce(
@@ -171,8 +170,7 @@ def plan_text(name: str, header: str) -> str:
 
 def _circumstances() -> dict[str, Any]:
     return {
-        "python": platform.python_version(),
-        **{library: importlib.metadata.version(library) for library in LIBRARIES},
+        **versions(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, one thread used",
-        "attention": "eager (flash and memory-efficient kernels have no second derivative)",
+        "attention": ATTENTION,
     }

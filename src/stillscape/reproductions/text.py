@@ -18,7 +18,7 @@ from stillscape.models.load import quiet
 from stillscape.models.lora import add_lora
 from stillscape.reproductions.catalogue import Reproduction, Workplace
 from stillscape.reproductions.controls import Control, linear_hits
-from stillscape.reproductions.findings import Claim, Findings, Number, measured, slope
+from stillscape.reproductions.findings import Claim, Findings, Number, late_slope, like_the_identity, measured
 from stillscape.reproductions.heads import (
     Condition,
     Features,
@@ -40,7 +40,6 @@ from stillscape.training import Recipe, fit, score
 DRAFT = "draft b, section 5.2 and its limits"
 STAND_IN = "stand-in"
 BATCH = 32
-AS_STEEP = 0.15  # slopes so near to -1 are taken for the identity's, whose mean is over few orders
 
 
 class TextSettings(HeadSettings):
@@ -93,8 +92,7 @@ def measure(settings: TextSettings, place: Workplace) -> Findings:
     held = holdout(labels, None, settings.held_out, settings.seed)
     trained = encoder(settings, place)
     encoded = _features(trained, ids, padding)
-    center, scale = encoded[~held].mean(0), encoded[~held].std(0)
-    frozen = Features(((encoded - center) / np.where(scale > 0, scale, 1)).astype(np.float32), labels, held)
+    frozen = Features.standardized(encoded, labels, held)
     words = Features(ids, labels, held)
     heads = run_conditions(
         {"head": Way(by_cross_entropy(settings.l2), balanced(settings, frozen))}, settings, frozen, place
@@ -105,6 +103,7 @@ def measure(settings: TextSettings, place: Workplace) -> Findings:
     )
     conditions = [*heads, *tuned]
     checked = _control(settings, place, frozen, ids, padding)
+    slopes = _slopes(conditions)
     return Findings(
         "text",
         "",
@@ -114,7 +113,7 @@ def measure(settings: TextSettings, place: Workplace) -> Findings:
             *(n for one in conditions for n in numbers_of(settings, one)),
             *_slopes(conditions),
         ),
-        _claims(settings, conditions, checked),
+        _claims(settings, conditions, checked, slopes),
         panels_of(settings, conditions),
         remarks=(
             f"Texts are cut to {settings.tokens} tokens. Stand-in data and a random encoder show that the code runs, "
@@ -233,18 +232,19 @@ def _slopes(conditions: list[Condition]) -> list[Number]:
         curves = [
             loss_differences(losses, 200, sizes=geometric_sizes(losses.size - 1, 20)) for losses in one.losses[:, -1]
         ]
-        late = curves[0].k >= curves[0].k[-1] / 10
         found.append(
             measured(
                 f"{one.label}: slope of |L_k+1 - L_k| at fixed w",
-                [slope(c.k[late], c.mean[late]) for c in curves],
+                [late_slope(curve.k, curve.mean) for curve in curves],
                 spread=0.05,
             )
         )
     return found
 
 
-def _claims(settings: TextSettings, conditions: list[Condition], checked: Control) -> tuple[Claim, ...]:
+def _claims(
+    settings: TextSettings, conditions: list[Condition], checked: Control, slopes: list[Number]
+) -> tuple[Claim, ...]:
     head, lora = conditions
     gains = [one.hits.mean(2)[:, -1] - one.hits.mean(2)[:, 0] for one in conditions]
     accuracy = difference("accuracy", lora, head)
@@ -269,9 +269,7 @@ def _claims(settings: TextSettings, conditions: list[Condition], checked: Contro
         Claim(
             "The difference of losses shows that the surface of a text transformer settles, too.",
             DRAFT,
-            "falls"
-            if max(abs(n.value + 1) for n in _slopes(conditions) if n.value is not None) < AS_STEEP
-            else "cannot_tell",
+            "falls" if like_the_identity([n.value for n in slopes if n.value is not None]) else "cannot_tell",
             "as for images it is MAD / (k + 1) at any fixed weights. Sufficient sizes by the retrained optima: "
             f"{'; '.join(found(one) for one in conditions)}. LoRA against the head at the largest size: accuracy "
             f"{accuracy[0]:+.3f} ({accuracy[1]:+.3f} to {accuracy[2]:+.3f}).",

@@ -13,7 +13,7 @@ from stillscape.bounds.counterexamples import printed_theorem_1
 from stillscape.hessian import MSE, CrossEntropy, self_attention
 from stillscape.reproductions.addition import normal
 from stillscape.reproductions.arrays import grey_images, patches
-from stillscape.reproductions.catalogue import Reproduction, Settings, Workplace
+from stillscape.reproductions.catalogue import NEEDS_MNIST, Reproduction, Settings, Workplace
 from stillscape.reproductions.findings import Claim, Findings, Number, Panel, line
 from stillscape.reproductions.tightness_of_means import loss_difference_ratios, mean_hessian_ratio
 from stillscape.reproductions.tiny_vit import TinyVit, train
@@ -290,5 +290,5 @@ TIGHTNESS = Reproduction(
         "orders": 100,
         "repeats": 1,
     },
-    needs="MNIST-5k as benchmarks/verdict/prepare.py makes it; any other images by --data",
+    needs=NEEDS_MNIST,
 )

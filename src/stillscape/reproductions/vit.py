@@ -9,11 +9,10 @@ from pydantic import Field
 from stillscape.experiments import Silent, make_plan, run, set_up
 from stillscape.reproductions.catalogue import Reproduction, Settings, Workplace
 from stillscape.reproductions.controls import Control, control, three_classes
-from stillscape.reproductions.findings import Claim, Findings, Number, Panel, line, slope
+from stillscape.reproductions.findings import Claim, Findings, Number, Panel, late_slope, like_the_identity, line
 
 DRAFT = "draft b, section 5.2"
 RANDOM = "182 repository, slides p. 9 (MNIST, LoRA r=8, EMA of the mean)"
-AS_STEEP = 0.15  # slopes so near to -1 are taken for the identity's, whose mean is over few orders
 MERGED = "animal-mnist"  # the drafts wished for cats, dogs and others
 
 
@@ -99,7 +98,7 @@ def _numbers(title: str, result: dict[str, Any], checked: Control) -> list[Numbe
         found.append(
             Number(
                 f"{title}, {adapt}: slope of |L_k+1 - L_k| at fixed w",
-                _late_slope(fixed),
+                late_slope(fixed["k"], fixed["mean"]),
                 published=-1.04 if adapt.startswith("lora") else None,
                 source=RANDOM if adapt.startswith("lora") else "",
                 spread=0.03,
@@ -109,13 +108,6 @@ def _numbers(title: str, result: dict[str, Any], checked: Control) -> list[Numbe
         name = f"{title}, {adapt}: fall of the held-out loss, {accuracy['k'][-2]} to {k}"
         found.append(Number(name, value, low, high, "nats", spread=0.1))
     return found
-
-
-def _late_slope(curve: dict[str, Any]) -> float:
-    """Return the slope beyond the first tenth of the sizes, where the mean over orders is no longer that of a few."""
-    k, mean = np.array(curve["k"]), np.array(curve["mean"])
-    late = k >= max(2, k[-1] / 10)
-    return slope(k[late], mean[late])
 
 
 def _last_gain(entry: dict[str, Any]) -> tuple[float, float, float]:
@@ -142,7 +134,8 @@ def _claims(results: dict[str, Any], controls: dict[str, Control]) -> tuple[Clai
     # Nothing is concluded from data on which the pre-trained model is worth nothing.
     entries = {(title, entry["adapt"]): entry for title in good for entry in results[title]["results"]}
     rising = [key for key, entry in entries.items() if _rises(entry)]
-    slopes = [_late_slope(entry["curves"]["fixed_surface"]) for entry in entries.values()]
+    fixed = [entry["curves"]["fixed_surface"] for entry in entries.values()]
+    slopes = [late_slope(curve["k"], curve["mean"]) for curve in fixed]
     moving = [key for key, entry in entries.items() if _last_gain(entry)[1] > 0]
     shown = ", ".join(f"{title}, {adapt}" for title, adapt in moving) or "none"
     return (
@@ -163,7 +156,7 @@ def _claims(results: dict[str, Any], controls: dict[str, Control]) -> tuple[Clai
         Claim(
             "|L_k+1 - L_k| falls with k, and so shows that the surface of the fine-tuned ViT settles.",
             f"{DRAFT}, figure 2",
-            "falls" if slopes and max(abs(one + 1) for one in slopes) < AS_STEEP else "cannot_tell",
+            "falls" if like_the_identity(slopes) else "cannot_tell",
             f"the curve falls (slopes {min(slopes, default=0):.2f} to {max(slopes, default=0):.2f}), but it is MAD / "
             "(k + 1) for any model at fixed weights, and so shows nothing about this one.",
         ),
