@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp, vmap
 
 from stillscape.evidence import softmax_gradients
+from stillscape.experiments.progress import counted
 from stillscape.reproductions.arrays import grey_images, patches
 from stillscape.reproductions.catalogue import NEEDS_MNIST, Reproduction, Settings, Workplace
 from stillscape.reproductions.findings import Claim, Findings, Number, Panel, line, measured_ratio, slope
@@ -65,12 +66,10 @@ def measure(settings: AssumptionSettings, place: Workplace) -> Findings:
     pixels, classes = grey_images(place.asset(settings.data, "data"))
     x, labels = patches(pixels, settings.patch), torch.tensor(classes)
     found: dict[str, list[list[Gradients]]] = {"linear head, exact optimum": [], "transformer block": []}
-    place.progress.stage("measuring gradients at optima", settings.repeats)
-    for repeat in range(settings.repeats):
+    for repeat in counted(range(settings.repeats), settings.repeats, "measuring gradients at optima", place.progress):
         order = torch.from_numpy(np.random.default_rng(settings.seed + repeat).permutation(len(x)))
         found["linear head, exact optimum"].append(_heads(settings, x[order], labels[order]))
         found["transformer block"].append(_blocks(settings, x[order], labels[order], settings.seed + repeat))
-        place.progress.advance(repeat + 1)
     return Findings(
         "assumption-1",
         "",

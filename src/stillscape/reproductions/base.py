@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stillscape.bounds import loss_difference
 from stillscape.convergence import LossDifferences, geometric_sizes, loss_differences, ordered_differences
+from stillscape.experiments.progress import counted
 from stillscape.reproductions.catalogue import Reproduction, Settings, Workplace
 from stillscape.reproductions.findings import (
     Claim,
@@ -154,9 +155,8 @@ def fitted(settings: BaseSettings, data: Data, k: int, seed: int) -> Regression:
 def measure(settings: BaseSettings, place: Workplace) -> Findings:
     """Measure the drafts' curve, the same of an untrained network, the retrained optima, and Theorem 3 above them."""
     held = Data.draw(settings, settings.held_out, settings.seed + 1)
-    place.progress.stage("training on growing data", settings.repeats)
     losses, optima, first = [], [], None
-    for repeat in range(settings.repeats):
+    for repeat in counted(range(settings.repeats), settings.repeats, "training on growing data", place.progress):
         data = Data.draw(settings, settings.samples, settings.seed + 2 + repeat)
         whole = fitted(settings, data, settings.samples, repeat)
         if first is None:
@@ -165,7 +165,6 @@ def measure(settings: BaseSettings, place: Workplace) -> Findings:
         with torch.no_grad():
             optima.append([float(squares(model, held.x, held.y).mean()) for model in models])
             losses.append(squares(whole, held.x, held.y).numpy())
-        place.progress.advance(repeat + 1)
     assert first is not None
     with torch.no_grad():
         untrained = squares(Regression(settings.inputs, settings.hidden, settings.seed), held.x, held.y).numpy()

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stillscape.curvature import PerSampleHessian, block_table
+from stillscape.experiments.progress import counted
 from stillscape.hessian import ExactHessian
 from stillscape.reproductions.arrays import grey_images, patches
 from stillscape.reproductions.catalogue import NEEDS_MNIST, Reproduction, Settings, Workplace
@@ -59,10 +60,9 @@ def measure(settings: BlockSettings, place: Workplace) -> Findings:
     pixels, classes = grey_images(place.asset(settings.data, "data"))
     x, labels = patches(pixels, settings.patch), torch.tensor(classes)
     held = torch.arange(len(x)) % 5 == 0
-    place.progress.stage("training and measuring blocks", settings.repeats)
     tables: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
     accuracies, apart = [], []
-    for repeat in range(settings.repeats):
+    for repeat in counted(range(settings.repeats), settings.repeats, "training and measuring blocks", place.progress):
         seed = settings.seed + repeat
         model = TinyVit(x.shape[2], x.shape[1], settings.dim, settings.width, int(labels.max()) + 1, seed)
         norms: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
@@ -87,7 +87,6 @@ def measure(settings: BlockSettings, place: Workplace) -> Findings:
         with torch.no_grad():
             accuracies.append(float((model(x[held]).argmax(1) == labels[held]).double().mean()))
         apart.append(_by_products(settings, model, x[held], labels[held], norms["full"][-1]))
-        place.progress.advance(repeat + 1)
     full, functional = (np.array(tables[part]) for part in PARTS)  # (repeats, steps, groups, groups)
     return Findings(
         "block-heterogeneity",
@@ -120,7 +119,7 @@ def _by_products(settings: BlockSettings, model: TinyVit, x: Any, labels: Any, e
     """Return by how many standard errors products with random vectors differ from the exact norms, at most."""
     hv = PerSampleHessian(
         model,
-        lambda z, y: F.cross_entropy(z, y),
+        F.cross_entropy,
         x[: settings.images],
         labels[: settings.images],
         params=[f"block.{name}" for names in GROUPS.values() for name in names],

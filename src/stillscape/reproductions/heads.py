@@ -216,7 +216,7 @@ def _hessians(
     rows = np.flatnonzero(features.held)
     rows = np.random.default_rng(settings.seed).permutation(rows)[: settings.hessians]
     x, y = torch.tensor(features.x[rows], dtype=torch.float64), torch.tensor(features.labels[rows])
-    curve = hessian_difference_curve(PerSampleHessian(head, lambda z, t: loss(z, t), x, y, check=False), settings.rank)
+    curve = hessian_difference_curve(PerSampleHessian(head, loss, x, y, check=False), settings.rank)
     late = curve.k >= curve.k[-1] // 10
     return float(curve.mean_spectral[-1]), float(curve.spectral[late].mean())
 

@@ -20,8 +20,9 @@ SOURCE = "Kiselev and Grabovoy (2024), arXiv 2409.11995"
 DIGITIZED = "their vector figures, digitized by us; at k = 9,900"
 LEVEL = 0.95
 DRAWS = 2000
-#: Data set -> what is swept -> |L_k+1 - L_k| at k = 9,900 in the order of WIDTHS or DEPTHS.
 WIDTHS, DEPTHS = (4, 8, 16, 32, 64), (1, 3, 5, 7, 10)
+POINTS = {"width": WIDTHS, "depth": DEPTHS}
+#: Data set -> what is swept -> |L_k+1 - L_k| at k = 9,900 in the order of POINTS.
 PUBLISHED: dict[str, dict[str, tuple[float, ...]]] = {
     "MNIST": {"width": (4.8e-5, 7.6e-5, 5.5e-5, 4.0e-5, 2.8e-5), "depth": (4.3e-5, 5.0e-5, 5.6e-5, 8.3e-5, 6.5e-5)},
     "Fashion-MNIST": {
@@ -35,7 +36,7 @@ PUBLISHED: dict[str, dict[str, tuple[float, ...]]] = {
     },
 }
 #: Their claim: wider networks lower the difference, deeper ones raise it.
-CLAIMED = {"width": -1, "depth": 1}
+CLAIMED = {"width": (-1, "Wider networks lower"), "depth": (1, "Deeper networks raise")}
 
 
 class MlpSettings(Settings):
@@ -147,8 +148,7 @@ def _numbers(settings: MlpSettings, tables: dict[str, Any], trends: dict[tuple[s
             found.append(Number(f"{name}: MAD at {sweep} {point}", float(one), unit="nats", spread=0.15 * float(one)))
     for name, sweeps in PUBLISHED.items():
         for sweep, values in sweeps.items():
-            points = WIDTHS if sweep == "width" else DEPTHS
-            correlation = float(spearmanr(points, values).statistic)
+            correlation = float(spearmanr(POINTS[sweep], values).statistic)
             found.append(
                 Number(
                     f"{name}, theirs: rank correlation of the difference with {sweep}",
@@ -162,11 +162,10 @@ def _numbers(settings: MlpSettings, tables: dict[str, Any], trends: dict[tuple[s
 
 def _claims(tables: dict[str, Any], trends: dict[tuple[str, str], Any]) -> tuple[Claim, ...]:
     found = []
-    for sweep, claimed, words in (("width", -1, "Wider networks lower"), ("depth", 1, "Deeper networks raise")):
+    for sweep, (claimed, words) in CLAIMED.items():
         signs = {name: sign(trends[name, sweep]) for name in tables}
         theirs = sum(
-            np.sign(spearmanr(WIDTHS if sweep == "width" else DEPTHS, values[sweep]).statistic) == claimed
-            for values in PUBLISHED.values()
+            np.sign(spearmanr(POINTS[sweep], values[sweep]).statistic) == claimed for values in PUBLISHED.values()
         )
         agree, against = (sum(sign == s for sign in signs.values()) for s in (claimed, -claimed))
         verdict: Verdict = "stands" if agree == len(signs) else "falls" if against else "cannot_tell"
@@ -204,7 +203,7 @@ def _panel(settings: MlpSettings, name: str, sweep: str, table: np.ndarray) -> P
         for place, label in ((0, "training images"), (1, "held-out images"))
     ]
     published = {"mnist-5k": "MNIST", "fashion-mnist": "Fashion-MNIST"}.get(name)
-    if published and tuple(points) == (WIDTHS if sweep == "width" else DEPTHS):
+    if published and tuple(points) == POINTS[sweep]:
         scaled = [9901 * value for value in PUBLISHED[published][sweep]]
         lines.append(line(f"{published}, theirs, times k + 1", points, scaled, kind="published"))
     return Panel(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stillscape import bounds
 from stillscape.bounds.counterexamples import printed_theorem_1
+from stillscape.experiments.progress import counted
 from stillscape.hessian import MSE, CrossEntropy, self_attention
 from stillscape.reproductions.addition import normal
 from stillscape.reproductions.arrays import grey_images, patches
@@ -68,11 +69,11 @@ def measure(settings: TightnessSettings, place: Workplace) -> Findings:
     pixels, classes = grey_images(place.asset(settings.data, "data"))
     x, labels = patches(pixels, settings.patch), torch.tensor(classes)
     ratios: dict[str, list[list[np.ndarray]]] = {}
-    place.progress.stage("holding bounds against the truth", settings.repeats)
-    for repeat in range(settings.repeats):
+    for repeat in counted(
+        range(settings.repeats), settings.repeats, "holding bounds against truth", place.progress
+    ):
         for name, rows in (*_layer(settings, x, repeat).items(), *_block(settings, x, labels, repeat).items()):
             ratios.setdefault(name, []).append(rows)
-        place.progress.advance(repeat + 1)
     tables = {name: np.array(rows) for name, rows in ratios.items()}  # (repeats, steps, samples)
     below = {name: int((table < 1 - ROUNDING).sum()) for name, table in tables.items()}
     proved = {name: count for name, count in below.items() if "printed" not in name and "normal" not in name}
