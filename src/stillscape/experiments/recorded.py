@@ -113,9 +113,5 @@ class RecordedRun:
 
     @cached_property
     def _records(self) -> dict[str, dict[str, Any]]:
-        records = {}
-        for path in sorted(self._cells.place.glob("[!.]*/record.json")):
-            record = self._cells.record(path.parent.name)
-            if record["status"] == "ok":
-                records[path.parent.name] = record
-        return records
+        records = {key: self._cells.record(key) for key in self._cells.all_keys()}
+        return {key: record for key, record in records.items() if record["status"] == "ok"}

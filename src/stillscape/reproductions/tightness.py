@@ -69,9 +69,7 @@ def measure(settings: TightnessSettings, place: Workplace) -> Findings:
     pixels, classes = grey_images(place.asset(settings.data, "data"))
     x, labels = patches(pixels, settings.patch), torch.tensor(classes)
     ratios: dict[str, list[list[np.ndarray]]] = {}
-    for repeat in counted(
-        range(settings.repeats), settings.repeats, "holding bounds against truth", place.progress
-    ):
+    for repeat in counted(range(settings.repeats), settings.repeats, "holding bounds against truth", place.progress):
         for name, rows in (*_layer(settings, x, repeat).items(), *_block(settings, x, labels, repeat).items()):
             ratios.setdefault(name, []).append(rows)
     tables = {name: np.array(rows) for name, rows in ratios.items()}  # (repeats, steps, samples)
