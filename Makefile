@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= runs/demo
+JOBS ?= 2
+# A core for each process of tests; what wants all of them follows by itself.
+SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test quick check format bench docs faults audit-deps clean
@@ -11,10 +14,11 @@ demo: $(VENV)/.installed
 	@$(BIN)/stillscape demo --out $(OUT) || test $$? -eq 3
 
 test: check
-	$(BIN)/python -m pytest
+	$(SIDE_BY_SIDE) -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 quick: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(SIDE_BY_SIDE) -m "not slow and not alone"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -40,7 +44,8 @@ faults: $(VENV)/.installed-dev
 	$(BIN)/python scripts/faults.py
 
 # Known vulnerabilities of what is pinned. It needs pip-audit and its database; where either is missing, it says so.
-audit-deps: $(VENV)/.installed-dev
+audit-deps: $(VENV)/.installed
+	@$(INSTALL) --editable '.[audit]' || echo "audit-deps: pip-audit can't be installed here"
 	@$(BIN)/python scripts/audit_dependencies.py
 
 $(VENV)/bin/python:

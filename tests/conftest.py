@@ -6,6 +6,10 @@ import torch
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
+from tests.report.browser import chromium, visit
+
+__all__ = ["chromium", "visit"]  # fixtures; one browser for all, since a second can't be driven beside it
+
 
 @pytest.fixture(scope="session")
 def tiny_vit(tmp_path_factory):

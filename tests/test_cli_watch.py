@@ -77,6 +77,7 @@ def test_a_failed_look_is_exit_code_four(looked_at, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_sigkill_at_any_moment_leaves_the_look_whole_or_not_taken(looked_at, tmp_path):
     command = [sys.executable, "-m", "stillscape.cli", *map(str, looked_at), "--quiet"]
     undisturbed = [*command[:-2], str(tmp_path / "undisturbed"), "--quiet"]

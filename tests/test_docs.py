@@ -148,15 +148,36 @@ def test_every_room_has_a_page_with_all_its_names(hooks):
         assert f"api/{room}.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-@needs_mkdocs
-def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path):
-    site = tmp_path / "site"
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site; not to be changed."""
+    site = tmp_path_factory.mktemp("docs") / "site"
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)],
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return site
+
+
+@pytest.mark.slow
+@needs_mkdocs
+@pytest.mark.parametrize("name", ["index.html", "api/data.html"])
+def test_the_search_works_from_a_disk(site, visit, name):
+    opened = visit(site / name, wait=False)
+    opened.page.locator("input.md-search__input").click()
+    opened.page.keyboard.type("tolerance")
+    opened.until("document.querySelectorAll('.md-search-result__link').length > 3")
+    found = opened.page.locator(".md-search-result__link").evaluate_all("links => links.map((link) => link.href)")
+    assert any("choose-a-tolerance.html" in link for link in found)
+    assert all(link.startswith(site.as_uri()) for link in found)
+    assert all(request.startswith(site.as_uri()) for request in opened.requests)
+    assert opened.errors == []
+
+
+@pytest.mark.slow
+@needs_mkdocs
+def test_the_site_builds_without_a_warning_and_needs_no_network(site):
     pages = {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
     assert {"index.html", "start.html", "command-line.html", "api/sufficiency.html"} <= set(pages)
     for name, html in pages.items():

@@ -27,7 +27,7 @@ def solver(method: str) -> Solver:
         found = lanczos(operator(model, loss, batches, method), k=1, max_iter=max_iter, seed=initial_seed())
         return Solution(found.eigenvalues[0].item(), found.eigenvectors[0], found.iterations)
 
-    return Solver(solve, (None, 8, 10, 12, 15, 20, 30))
+    return Solver(solve, (None, *range(3, 13), 15, 20, 30))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def solver(try_cache: bool) -> Solver:
         values, vectors = PyHessian(model, loss, batches, "cpu", try_cache=try_cache).eigenvalues(tol=tol)
         return Solution(float(values[0]), flat(vectors[0]))
 
-    return Solver(solve, (1e-3, 1e-4, 1e-5, 1e-6, 1e-7))
+    return Solver(solve, (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7))
 
 
 if __name__ == "__main__":

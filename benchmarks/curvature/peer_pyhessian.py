@@ -7,6 +7,8 @@ from pyhessian import hessian
 from pyhessian.utils import hessian_vector_product
 from torch import Tensor, nn
 
+TOLERANCES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7)
+
 
 def over_batches(model: nn.Module, loss: nn.Module, batches: Batches) -> hessian:
     """Return the peer's object for a data loader."""
@@ -47,7 +49,7 @@ def solver(make, batches_at_once: bool) -> Solver:
         values, vectors = make(model, loss, batches).eigenvalues(tol=tol)
         return Solution(float(values[0]), flat(vectors[0]))
 
-    return Solver(solve, (1e-3, 1e-4, 1e-5, 1e-6, 1e-7), "graph of all" if batches_at_once else "graph")
+    return Solver(solve, TOLERANCES, "graph of all" if batches_at_once else "graph")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Sizes:
         curve: the largest k of the curve over k.
         solved: the k at which peers are run.
         repeats: timed calls of a product.
+        starts: random starts from all of which a solver must get there.
         rounds: timed calls of every eigensolver, in turn, each in a process of its own and from another start.
     """
 
@@ -33,11 +34,12 @@ class Sizes:
     curve: int
     solved: tuple[int, ...]
     repeats: int
+    starts: int
     rounds: int
 
 
-FULL = Sizes(batch=256, batches=4, curve=1000, solved=(10, 100, 1000), repeats=7, rounds=3)
-SMALL = Sizes(batch=16, batches=4, curve=40, solved=(10, 40), repeats=2, rounds=0)
+FULL = Sizes(batch=256, batches=4, curve=1000, solved=(10, 100, 1000), repeats=7, starts=4, rounds=3)
+SMALL = Sizes(batch=16, batches=4, curve=40, solved=(10, 40), repeats=2, starts=1, rounds=0)
 
 
 class Attention(nn.Module):

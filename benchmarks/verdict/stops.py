@@ -1,60 +1,96 @@
 """When would each rule have stopped collecting, what did that cost in accuracy, and what did it save?
 
-    python benchmarks/verdict/stops.py tune       # thresholds, on development tasks: stops_thresholds.json
-    python benchmarks/verdict/stops.py run        # every task, thresholds frozen: stops.json
+    python benchmarks/verdict/stops.py export coarse     # what single images tell, from the run folders
+    python benchmarks/verdict/stops.py tune coarse       # thresholds, on development tasks: coarse_thresholds.json
+    python benchmarks/verdict/stops.py run coarse        # every task, thresholds frozen: coarse_stops.json
 
-A task's data arrive size by size. A rule sees what was measured so far and says stop or go on; regret is the accuracy
-of the whole sweep's last size less that where it stopped, compute the images that went through training up to there
-over those of the whole sweep. A rule's threshold is the one that saves most on development tasks while at least nine
-in ten of them lose at most half a point; how it then does on held-out tasks is what counts.
+`sixteen` in place of `coarse`: the tasks of `sweeps`. A task's data arrive size by size. A rule sees what was measured
+so far and says stop or go on; regret is the accuracy of the whole sweep's last size less that where it stopped, compute
+the images that went through training up to there over those of the whole sweep. Of a rule that computes, its own time
+is counted beside that of training. A rule's threshold is the one that saves most on development tasks while at least
+nine in ten of them lose at most half a point; how it then does on held-out tasks is what counts.
 """
 
 import argparse
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from sweeps import CURVES, RUNS, TASKS
+from cases import file_hash
+from coarse import COARSE_TASKS
+from stop_rules import LOSES_LITTLE, RULES, RULES_TO_THE_END, Rule, Sweep, forget
+from sweeps import CURVES, RUNS, SPLIT, TASKS
 
 from stillscape.experiments import Store
-from stillscape.sufficiency.beyond import outlook_beyond
 
 HERE = Path(__file__).parent
-THRESHOLDS, RESULTS, CELLS = HERE / "stops_thresholds.json", HERE / "stops.json", CURVES / "cells.parquet"
 LEAST_SEEN = 5  # sizes before any rule may speak
-LOSES_LITTLE, IN_MOST = 0.005, 0.9
-QUESTION = {"level": 0.9, "epsilon": 0.01, "target": None}
+IN_MOST = 0.9
+FLAT = 0.5  # of the compute: where foresight needs no more, a curve is called flat
+LEVEL, DRAWS = 0.9, 2000
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """One task.
+class Study:
+    """Tasks that are tuned and scored together.
 
     Attributes:
-        name: of the task.
-        split: development or held out.
-        sizes: (K,).
-        accuracy: means over seeds for each order, (K, P).
-        mad: mean absolute deviation of held-out losses at each size, (K,).
-        agreement: share of held-out images named alike at this size and the one before, (K,); the first is 0.
+        tasks: all of them.
+        curves: name of the tables of cells in `curves/`; "{split}" stands for development or held_out.
+        cells: name of the tables of what single images tell.
+        thresholds: the frozen numbers.
+        results: what came of them.
+        rules: that are compared.
     """
 
-    name: str
-    split: str
-    sizes: np.ndarray
-    accuracy: np.ndarray
-    mad: np.ndarray
-    agreement: np.ndarray
+    tasks: Sequence[Any]
+    curves: str
+    cells: str
+    thresholds: Path
+    results: Path
+    rules: dict[str, tuple[Rule, np.ndarray]]
+
+    def files(self, split: str) -> tuple[Path, Path]:
+        """Return the table of cells and that of single images."""
+        return CURVES / self.curves.format(split=split), CURVES / self.cells.format(split=split)
+
+    def hashes(self, *splits: str) -> dict[str, str]:
+        """Return the hashes of both tables."""
+        return {path.name: file_hash(path) for split in splits for path in self.files(split)}
 
 
-def export_cells() -> pd.DataFrame:
+STUDIES = {
+    "sixteen": Study(
+        TASKS, "curves.parquet", "cells.parquet",
+        HERE / "stops_thresholds.json", HERE / "stops.json", RULES,
+    ),
+    "coarse": Study(
+        COARSE_TASKS, "coarse_{split}.parquet", "coarse_{split}_cells.parquet",
+        HERE / "coarse_thresholds.json", HERE / "coarse_stops.json", RULES | RULES_TO_THE_END,
+    ),
+}  # fmt: skip
+
+
+def export(study: Study) -> None:
     """Read from the run folders what single images tell: scatter of losses, and predictions that changed."""
+    by_path: dict[Path, list[Any]] = {}
+    for task in study.tasks:
+        curves, cells = study.files(SPLIT[task.data])
+        if curves.is_file():
+            by_path.setdefault(cells, []).append(task)
+    for path, tasks in by_path.items():
+        pd.DataFrame(cells_of(tasks)).to_parquet(path, index=False, compression="zstd")
+
+
+def cells_of(tasks: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return a row for each cell."""
     rows = []
-    for task in TASKS:
+    for task in tasks:
         store = Store(RUNS / task.name)
         before: dict[tuple[int, int], tuple[int, np.ndarray]] = {}
         records = [store.record(path.parent.name) | {"key": path.parent.name} for path in _records(store)]
@@ -70,68 +106,32 @@ def export_cells() -> pd.DataFrame:
             before[place] = (cell["k"], named)
             mad = float(np.abs(losses - losses.mean()).mean())
             rows.append({"task": task.name, **cell, "mad": mad, "agreement": agreement})
-    cells = pd.DataFrame(rows)
-    cells.to_parquet(CELLS, index=False, compression="zstd")
-    return cells
+    return rows
 
 
 def _records(store: Store) -> list[Path]:
     return sorted(store.place.glob("[!.]*/record.json"))
 
 
-def read_sweeps_of(split: str | None) -> list[Sweep]:
-    """Return the tasks of a split, or all."""
-    curves, cells = pd.read_parquet(CURVES / "curves.parquet"), pd.read_parquet(CELLS)
+def read_sweeps_of(study: Study, split: str) -> list[Sweep]:
+    """Return the tasks of a split."""
+    curves, cells = map(pd.read_parquet, study.files(split))
     table = curves.merge(cells[["task", "k", "permutation", "seed", "mad", "agreement"]])
-    if split is not None:
-        table = table[table["split"] == split]
+    table["cluster"] = table.data + " " + (table.question if "question" in table else "")
     found = []
-    for (name, of_split), rows in table.groupby(["task", "split"]):
-        by_order = rows.groupby(["k", "permutation"]).accuracy.mean().unstack()
-        means = rows.groupby("k")[["mad", "agreement"]].mean()
-        sizes, accuracy = by_order.index.to_numpy(), by_order.to_numpy()
-        found.append(Sweep(name, of_split, sizes, accuracy, means["mad"].to_numpy(), means["agreement"].to_numpy()))
+    for (name, cluster), rows in table[table["split"] == split].groupby(["task", "cluster"]):
+        accuracy = rows.groupby(["k", "permutation"]).accuracy.mean().unstack()
+        by_size = rows.groupby("k")
+        mad, agreement = by_size["mad"].mean().to_numpy(), by_size["agreement"].mean().to_numpy()
+        seconds = by_size["seconds"].sum().to_numpy()
+        found.append(Sweep(name, cluster, accuracy.index.to_numpy(), accuracy.to_numpy(), mad, agreement, seconds))
     return found
 
 
-@cache
-def _outlook(sizes: tuple[int, ...], accuracy: bytes, orders: int) -> dict[str, float]:
-    table = np.frombuffer(accuracy).reshape(len(sizes), orders).T
-    found = outlook_beyond("accuracy", np.array(sizes), table, QUESTION)
-    assert found is not None
-    return found[0]["next_doubling"]
-
-
-def _ahead(sweep: Sweep, at: int, end: str) -> float:
-    seen = np.ascontiguousarray(sweep.accuracy[: at + 1])
-    return _outlook(tuple(sweep.sizes[: at + 1].tolist()), seen.tobytes(), seen.shape[1])[end]
-
-
-def _last_doubling(sweep: Sweep, at: int) -> float:
-    """Return what the last doubling brought; sizes go in steps of the square root of two."""
-    means = sweep.accuracy.mean(axis=1)
-    return float(means[at] - means[at - 2])
-
-
-#: By name: what is compared with the threshold at each size (stop where it is at most that), and thresholds to try.
-RULES: dict[str, tuple[Callable[[Sweep, int], float], np.ndarray]] = {
-    "stillscape: expected gain of the next doubling": (
-        lambda s, at: _ahead(s, at, "mean"), np.geomspace(0.001, 0.08, 40)
-    ),
-    "stillscape: upper end of the next doubling's gain": (
-        lambda s, at: _ahead(s, at, "high"), np.geomspace(0.002, 0.15, 40)
-    ),
-    "measured gain of the last doubling": (_last_doubling, np.geomspace(0.0005, 0.08, 40)),
-    "prediction stability (Bloodgood 2009)": (lambda s, at: 1 - s.agreement[at], np.geomspace(0.002, 0.4, 40)),
-    "fixed surface, MAD / k (the null)": (lambda s, at: s.mad[at] / s.sizes[at], np.geomspace(1e-5, 0.02, 60)),
-    "a fixed size": (lambda s, at: float(s.sizes[-1] / s.sizes[at]), np.sqrt(2.0) ** np.arange(11)),
-}  # fmt: skip
-
-
-def stop_at(rule: Callable[[Sweep, int], float], threshold: float, sweep: Sweep) -> int:
+def stop_at(rule: Rule, threshold: float, sweep: Sweep) -> int:
     """Return the position of the size at which the rule stops; the last one where it never does."""
     for at in range(LEAST_SEEN - 1, sweep.sizes.size):
-        if rule(sweep, at) <= threshold * (1 + 1e-9):
+        if rule(sweep, at) <= threshold + 1e-9 * abs(threshold):
             return at
     return sweep.sizes.size - 1
 
@@ -142,16 +142,22 @@ def outcome(sweep: Sweep, at: int) -> tuple[float, float]:
     return float(means[-1] - means[at]), float(sweep.sizes[: at + 1].sum() / sweep.sizes.sum())
 
 
-def least_compute(sweep: Sweep) -> float:
-    """Return the compute of whoever knows the future and stops at the first size from which on little is lost."""
+def time_share(sweep: Sweep, at: int, seconds_a_look: float) -> float:
+    """Return the time up to the stop, the rule's own counted, over that of the whole sweep without any rule."""
+    looks = min(at, sweep.sizes.size - 2) - (LEAST_SEEN - 1) + 1  # the last size needs none: there is nothing left
+    return float((sweep.seconds[: at + 1].sum() + looks * seconds_a_look) / sweep.seconds.sum())
+
+
+def foreseen(sweep: Sweep) -> int:
+    """Return where whoever knows the future stops: at the first size from which on little is lost."""
     means = sweep.accuracy.mean(axis=1)
     lasting = np.logical_and.accumulate((means[-1] - means <= LOSES_LITTLE)[::-1])[::-1]
-    return outcome(sweep, max(int(lasting.argmax()), LEAST_SEEN - 1))[1]
+    return max(int(lasting.argmax()), LEAST_SEEN - 1)
 
 
-def front(name: str, sweeps: list[Sweep]) -> pd.DataFrame:
+def front(study: Study, name: str, sweeps: list[Sweep]) -> pd.DataFrame:
     """Return for each threshold how many tasks lose little, and the mean compute."""
-    rule, thresholds = RULES[name]
+    rule, thresholds = study.rules[name]
     rows = []
     for threshold in thresholds:
         found = np.array([outcome(sweep, stop_at(rule, threshold, sweep)) for sweep in sweeps])
@@ -166,45 +172,110 @@ def front(name: str, sweeps: list[Sweep]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tune() -> None:
+def seconds_a_look(rule: Rule, sweeps: list[Sweep]) -> float:
+    """Return the median processor time of one look, over all looks."""
+    forget()
+    spent = []
+    for sweep in sweeps:
+        for at in range(LEAST_SEEN - 1, sweep.sizes.size - 1):
+            before = time.process_time()
+            rule(sweep, at)
+            spent.append(time.process_time() - before)
+    return float(np.median(spent))
+
+
+def tune(study: Study) -> None:
     """Choose every rule's threshold on development tasks."""
-    sweeps, chosen = read_sweeps_of("development"), {}
-    for name in RULES:
-        table = front(name, sweeps)
+    sweeps, chosen = read_sweeps_of(study, "development"), {}
+    for name, (rule, _) in study.rules.items():
+        look = seconds_a_look(rule, sweeps)
+        table = front(study, name, sweeps)
         good = table[table.share_losing_little >= IN_MOST]
         best = good.loc[good.compute.idxmin()] if len(good) else table.loc[table.share_losing_little.idxmax()]
-        chosen[name] = {key: round(float(best[key]), 6) for key in table.columns}
+        chosen[name] = {key: round(float(best[key]), 6) for key in table.columns} | {"seconds_a_look": round(look, 5)}
         print(name, chosen[name])
-    THRESHOLDS.write_text(json.dumps({"tasks": [s.name for s in sweeps], "rules": chosen}, indent=1) + "\n")
+    inputs = study.hashes("development")
+    record = {"tasks": [s.name for s in sweeps], "inputs_sha256": inputs, "rules": chosen}
+    study.thresholds.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def run() -> None:
+def table_of(sweeps: list[Sweep], places: list[int], look: float) -> pd.DataFrame:
+    """Return a row for each task: regret, compute in images, compute in time, and where it stopped."""
+    rows = []
+    for sweep, at in zip(sweeps, places, strict=True):
+        regret, compute = outcome(sweep, at)
+        shares = {"compute": compute, "time": time_share(sweep, at, look)}
+        little = float(regret <= LOSES_LITTLE)
+        row = {"task": sweep.name, "cluster": sweep.cluster, "regret": regret, "little": little}
+        rows.append(row | shares | {"stopped_at": int(sweep.sizes[at])})
+    return pd.DataFrame(rows)
+
+
+def mean_interval(values: np.ndarray, clusters: np.ndarray) -> list[float]:
+    """Return the interval of a mean by a bootstrap over clusters: tasks of one question go together."""
+    generator, names = np.random.default_rng(0), np.unique(clusters)
+    sums = np.array([[values[clusters == name].sum(), np.sum(clusters == name)] for name in names])
+    drawn = sums[generator.integers(names.size, size=(DRAWS, names.size))].sum(axis=1)
+    return np.quantile(drawn[:, 0] / drawn[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+
+
+def summary(table: pd.DataFrame, bases: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return means, and paired differences in compute and regret from the rules that others are measured by."""
+    clusters = table.cluster.to_numpy()
+    found: dict[str, Any] = {
+        "tasks": len(table),
+        "share_losing_at_most_half_a_point": float(table.little.mean()),
+        "share_interval": mean_interval(table.little.to_numpy(), clusters),
+        "worst_regret": float(table.regret.max()),
+        "mean_regret": float(table.regret.mean()),
+        "compute": float(table.compute.mean()),
+        "compute_interval": mean_interval(table.compute.to_numpy(), clusters),
+        "time_with_the_rules_own": float(table.time.mean()),
+    }
+    for name, base in bases.items():
+        for column in ("compute", "regret"):
+            difference = (table[column] - base[column]).to_numpy()
+            found[f"{column}_less_that_of_{name}"] = float(difference.mean())
+            found[f"{column}_less_that_of_{name}_interval"] = mean_interval(difference, clusters)
+    return found | {"stopped_at": dict(zip(table.task, table.stopped_at.tolist(), strict=True))}
+
+
+def where_flat(table: pd.DataFrame, foresight: pd.DataFrame) -> dict[str, float]:
+    """Return what a rule does on the tasks of which whoever knows the future needs at most half the compute."""
+    flat = table[foresight.compute <= FLAT]
+    return {"tasks": len(flat), "losing_at_most_half_a_point": int(flat.little.sum()), "compute": flat.compute.mean()}
+
+
+NULL = "fixed surface, MAD / k (the null)"
+OURS = "stillscape: upper end of the gain of all the rest"
+
+
+def run(study: Study) -> None:
     """Apply the frozen thresholds to every task."""
-    rules, record = json.loads(THRESHOLDS.read_text())["rules"], {}
+    rules, record = json.loads(study.thresholds.read_text())["rules"], {}
     for split in ("development", "held_out"):
-        sweeps = read_sweeps_of(split)
-        record[f"{split}: no rule could save more"] = {"compute": float(np.mean([least_compute(s) for s in sweeps]))}
+        sweeps = read_sweeps_of(study, split)
+        tables = {"foresight": table_of(sweeps, [foreseen(sweep) for sweep in sweeps], 0.0)}
         for name, numbers in rules.items():
-            places = [stop_at(RULES[name][0], numbers["threshold"], sweep) for sweep in sweeps]
-            found = np.array([outcome(sweep, at) for sweep, at in zip(sweeps, places, strict=True)])
-            record[f"{split}: {name}"] = {
-                "tasks": len(sweeps),
-                "threshold": numbers["threshold"],
-                "share_losing_at_most_half_a_point": float(np.mean(found[:, 0] <= LOSES_LITTLE)),
-                "worst_regret": float(found[:, 0].max()),
-                "mean_regret": float(found[:, 0].mean()),
-                "compute": float(found[:, 1].mean()),
-                "stopped_at": {s.name: int(s.sizes[at]) for s, at in zip(sweeps, places, strict=True)},
-            }
-            print(split, name, {k: v for k, v in record[f"{split}: {name}"].items() if k != "stopped_at"})
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+            places = [stop_at(study.rules[name][0], numbers["threshold"], sweep) for sweep in sweeps]
+            tables[name] = table_of(sweeps, places, numbers.get("seconds_a_look", 0.0))
+        for name, table in tables.items():
+            bases = {word: tables[base] for word, base in (("null", NULL), ("ours", OURS)) if base in tables}
+            found = summary(table, bases) | {"where_flat": where_flat(table, tables["foresight"])}
+            record[f"{split}: {name}"] = found | ({"threshold": rules[name]["threshold"]} if name in rules else {})
+            shown = ("share_losing_at_most_half_a_point", "worst_regret", "compute", "time_with_the_rules_own")
+            print(f"{split:12}{name:70}", *(f"{found[key]:.4f}" for key in shown))
+    inputs = {study.thresholds.name: file_hash(study.thresholds)} | study.hashes("development", "held_out")
+    study.results.write_text(json.dumps({"level": LEVEL, "inputs_sha256": inputs, "rules": record}, indent=1) + "\n")
 
 
 def main() -> None:
     """Do what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("what", choices=["export", "tune", "run"])
-    {"export": export_cells, "tune": tune, "run": run}[parser.parse_args().what]()
+    parser.add_argument("study", choices=list(STUDIES))
+    asked = parser.parse_args()
+    {"export": export, "tune": tune, "run": run}[asked.what](STUDIES[asked.study])
 
 
 if __name__ == "__main__":

@@ -1,119 +1,146 @@
 """Does the surface add anything to the curve fit? Rank correlations with what more data really brought.
 
-    python benchmarks/verdict/surface.py measure [NAMES]     # at a quarter and an eighth of each task's largest size
-    python benchmarks/verdict/surface.py correlate           # surface.json
+    python benchmarks/verdict/surface.py measure sixteen [NAMES]   # at a quarter and an eighth of the largest size
+    python benchmarks/verdict/surface.py correlate                 # surface.json
+
+`coarse` in place of `sixteen`: the heads on coarse questions.
 
 For each task and size k the remaining gain is the held-out loss at k less that at the largest size. Each quantity
 is measured at the weights of size k, without a look at anything larger. Beside its rank correlation with the remaining
 gain stands the partial one, given what the forecast expects from the sizes up to k: only that says whether it adds
-something. Intervals are of a bootstrap over tasks. The null, the fixed surface's MAD / k, stands among them.
+something. Intervals are of a bootstrap over questions, which several tasks may share.
+The null, the fixed surface's MAD / k, stands among them.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from cases import file_hash
 from scipy.stats import rankdata
-from sweeps import CURVES, RUNS, TASKS, Task
+from stops import STUDIES, Study
+from sweeps import CURVES, RUNS
 
 from stillscape.experiments import measure_evidence
 from stillscape.sufficiency import forecast
 
 HERE = Path(__file__).parent
-TABLE, RESULTS = CURVES / "surface.parquet", HERE / "surface.json"
+RESULTS = HERE / "surface.json"
+TABLES = {"sixteen": CURVES / "surface.parquet", "coarse": CURVES / "coarse_surface.parquet"}
 SHARES = (4, 8)  # of the largest size
 IMAGES = 48
 DRAWS, LEVEL = 2000, 0.9
 FEWEST = 6  # tasks; under so many a rank correlation says nothing
+#: What a correlation is partial to: nothing, the forecast, and the forecast beside the null.
+GIVEN = {"correlation": (), "partial": ("expected",), "partial_given_the_null_too": ("expected", "mad_over_k")}
 QUANTITIES = (
     "takeuchi_gain", "optimism_gain", "next_doubling_gain", "optimism_gap", "effective_dimension",
-    "split_half_hessian", "split_half_gradient", "mad_over_k",
+    "leave_one_out_gap", "split_half_hessian", "split_half_gradient", "mad_over_k",
 )  # fmt: skip
 
 
-def sizes_of(task: Task) -> list[int]:
+def sizes_of(task: Any) -> list[int]:
     """Return the sizes at which a task's surface is measured."""
     grid = np.array(task.sizes)
     return [int(grid[np.abs(np.log(grid * share / grid[-1])).argmin()]) for share in SHARES]
 
 
-def measure(chosen: list[str]) -> None:
-    """Measure what is missing, and write one row for each task, size and quantity: means over orders."""
-    rows = []
-    for task in TASKS:
-        folder = RUNS / task.name
-        if not (folder / "done.json").is_file() or (chosen and not any(word in task.name for word in chosen)):
+def parts_of(task: Any, kind: str) -> list[str]:
+    """Return what is measured; of coarse questions the heads only, and of the ViT-S no halves: both are dear."""
+    if task.adapt == "head":
+        return ["head", "split_half"]
+    if kind == "coarse":
+        return []
+    return ["takeuchi"] if task.model == "vit-s" else ["takeuchi", "split_half"]
+
+
+def measure(kind: str, chosen: list[str]) -> None:
+    """Measure what is missing, and write a row for each task, size and quantity: means over orders."""
+    path = TABLES[kind]
+    for task in STUDIES[kind].tasks:
+        folder, parts = RUNS / task.name, parts_of(task, kind)
+        known = pd.read_parquet(path) if path.is_file() else pd.DataFrame(columns=["task", "k", "quantity", "value"])
+        wanted = (folder / "done.json").is_file() and parts and task.name not in set(known.task)
+        if not wanted or (chosen and not any(word in task.name for word in chosen)):
             continue
-        parts = ["head", "split_half"] if task.adapt == "head" else ["takeuchi", "split_half"]
         found = pd.DataFrame(measure_evidence(folder, sizes=sizes_of(task), parts=parts, images=IMAGES))
-        for (k, quantity), values in found.groupby(["k", "quantity"]):
-            rows.append({"task": task.name, "k": k, "quantity": quantity, "value": values.value.mean()})
+        means = found.groupby(["k", "quantity"], as_index=False).value.mean().assign(task=task.name)
+        table = pd.concat([known, means]) if len(known) else means
+        table[["task", "k", "quantity", "value"]].to_parquet(path, index=False, compression="zstd")
         print(task.name, len(found), flush=True)
-    table = pd.DataFrame(rows)
-    if TABLE.is_file():
-        table = pd.concat([pd.read_parquet(TABLE), table]).drop_duplicates(["task", "k", "quantity"], keep="last")
-    table.to_parquet(TABLE, index=False, compression="zstd")
 
 
-def observations() -> pd.DataFrame:
+def observations(study: Study, path: Path) -> pd.DataFrame:
     """Return a row for each task and size: remaining gain, what the forecast expects, and every quantity."""
-    curves, wide = pd.read_parquet(CURVES / "curves.parquet"), pd.read_parquet(TABLE)
-    cells = pd.read_parquet(CURVES / "cells.parquet").groupby(["task", "k"])["mad"].mean()
+    curves, cells = (
+        pd.concat(map(pd.read_parquet, dict.fromkeys(paths)))
+        for paths in zip(study.files("development"), study.files("held_out"), strict=True)
+    )
+    wide, cells = pd.read_parquet(path), cells.groupby(["task", "k"])["mad"].mean()
     wide = wide.pivot_table(index=["task", "k"], columns="quantity", values="value")
     rows = []
     for (name, k), quantities in wide.iterrows():
-        losses = curves[curves.task == name].groupby(["k", "permutation"]).heldout_loss.mean().unstack()
+        of_task = curves[curves.task == name]
+        losses = of_task.groupby(["k", "permutation"]).heldout_loss.mean().unstack()
         seen = losses[losses.index <= k]
         largest = losses.index[-1]
         expected = forecast(seen.index, seen.to_numpy(), [largest]).mean[0]
         at_k = float(losses.loc[k].mean())
-        row = {"task": name, "k": k, "gain": at_k - float(losses.iloc[-1].mean()), "expected": at_k - expected}
-        rows.append(row | {"mad_over_k": cells[name, k] / k} | quantities.to_dict())
+        cluster = " ".join(of_task.iloc[0][["data", "question"]]) if "question" in of_task else name
+        if "alo_loss" in quantities:  # NaN where it is known for none
+            quantities["leave_one_out_gap"] = quantities["alo_loss"] - float(of_task[of_task.k == k].train_loss.mean())
+        row = {"task": name, "cluster": cluster, "k": k, "gain": at_k - float(losses.iloc[-1].mean())}
+        rows.append(row | {"expected": at_k - expected, "mad_over_k": cells[name, k] / k} | quantities.to_dict())
     return pd.DataFrame(rows)
 
 
-def partial_rank_correlation(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> float:
-    """Return Spearman's correlation, partial where something is given.
+def partial_rank_correlation(x: np.ndarray, y: np.ndarray, *given: np.ndarray) -> float:
+    """Return Spearman's correlation; the partial one, of what the ranks of all that is given leave, if any is.
 
     >>> partial_rank_correlation(np.arange(5.0), np.arange(5.0) ** 3)
     1.0
     """
-    ranks = np.array([rankdata(v) for v in ([x, y] if given is None else [x, y, given])])
-    r = np.corrcoef(ranks)
-    if given is None:
-        return float(r[0, 1])
-    scale = np.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
-    return float((r[0, 1] - r[0, 2] * r[1, 2]) / scale) if scale > 0 else float("nan")
+    ranks = np.array([rankdata(v) for v in (x, y, *given)])
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    left = ranks[:2] - ranks[:2] @ np.linalg.pinv(ranks[2:]) @ ranks[2:] if given else ranks
+    scale = np.linalg.norm(left[0]) * np.linalg.norm(left[1])
+    return float(round(left[0] @ left[1] / scale, 12)) if scale > 1e-9 else float("nan")
 
 
 def correlate() -> None:
-    """Write every quantity's correlation and partial correlation, with intervals over tasks."""
-    table, record = observations(), []
-    for quantity in ("expected", *QUANTITIES):
-        if quantity not in table:
-            continue
-        part = table.dropna(subset=[quantity])
-        tasks = part.task.unique()
-        if tasks.size < FEWEST:
-            continue
-        record.append({"quantity": quantity, "tasks": int(tasks.size), "points": len(part)} | _figures(part, quantity))
-        print(record[-1])
-    RESULTS.write_text(json.dumps({"level": LEVEL, "images": IMAGES, "quantities": record}, indent=1) + "\n")
+    """Write every quantity's correlation and partial correlation, with intervals over questions."""
+    record: dict[str, list[dict[str, Any]]] = {}
+    for kind, path in TABLES.items():
+        table, record[kind] = observations(STUDIES[kind], path), []
+        for quantity in ("expected", *QUANTITIES):
+            if quantity not in table:
+                continue
+            part = table.dropna(subset=[quantity])
+            tasks, clusters = part.task.nunique(), part.cluster.nunique()
+            if clusters < FEWEST:
+                continue
+            counts = {"tasks": tasks, "questions": clusters, "points": len(part)}
+            record[kind].append({"quantity": quantity} | counts | _figures(part, quantity))
+            print(kind, record[kind][-1])
+    inputs = {path.name: file_hash(path) for path in TABLES.values()}
+    text = {"level": LEVEL, "images": IMAGES, "inputs_sha256": inputs, "quantities": record}
+    RESULTS.write_text(json.dumps(text, indent=1) + "\n")
 
 
 def _figures(part: pd.DataFrame, quantity: str) -> dict[str, float]:
-    generator, tasks = np.random.default_rng(0), part.task.unique()
-    by_task = dict(iter(part.groupby("task")))
-    draws = [pd.concat([by_task[name] for name in generator.choice(tasks, tasks.size)]) for _ in range(DRAWS)]
+    generator, names = np.random.default_rng(0), part.cluster.unique()
+    by_cluster = dict(iter(part.groupby("cluster")))
+    draws = [pd.concat([by_cluster[name] for name in generator.choice(names, names.size)]) for _ in range(DRAWS)]
     figures = {}
-    for name, given in (("correlation", None), ("partial", "expected")):
-        if given == quantity:
+    for name, given in GIVEN.items():
+        if quantity in given:
             continue
 
-        def of(rows: pd.DataFrame, given: str | None = given) -> float:
-            return partial_rank_correlation(rows[quantity], rows.gain, None if given is None else rows[given])
+        def of(rows: pd.DataFrame, given: tuple[str, ...] = given) -> float:
+            return partial_rank_correlation(rows[quantity], rows.gain, *(rows[column] for column in given))
 
         low, high = np.nanquantile([of(rows) for rows in draws], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         figures |= {name: of(part), f"{name}_low": float(low), f"{name}_high": float(high)}
@@ -124,10 +151,11 @@ def main() -> None:
     """Do what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["measure", "correlate"])
+    parser.add_argument("kind", nargs="?", choices=list(TABLES), default="sixteen")
     parser.add_argument("names", nargs="*", help="only tasks whose name holds one of these")
     asked = parser.parse_args()
     if asked.what == "measure":
-        measure(asked.names)
+        measure(asked.kind, asked.names)
     else:
         correlate()
 

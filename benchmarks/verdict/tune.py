@@ -101,6 +101,17 @@ def search(cases: list, tries: int, seed: int, start: Mapping[str, float]) -> tu
     return best, least
 
 
+def rounded(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Return the numbers as they are written: four digits, which is more than the search can tell apart."""
+    return {name: float(f"{number:.4g}") for name, number in numbers.items()}
+
+
+def write_left_out(leave: str, numbers: Mapping[str, float]) -> None:
+    """Put what was fitted without a data set beside what was fitted without others."""
+    known = json.loads(LEFT_OUT.read_text()) if LEFT_OUT.is_file() else {}
+    LEFT_OUT.write_text(json.dumps(known | {leave: rounded(numbers)}, indent=1, sort_keys=True) + "\n")
+
+
 def _resumed(leave: str | None) -> dict[str, float]:
     """Return the numbers that ship, or those fitted so far without this data set."""
     known: dict[str, dict[str, float]] = json.loads(LEFT_OUT.read_text()) if leave else {}
@@ -130,15 +141,16 @@ def main() -> None:
     print(f"objective {value:.4f} after {time.perf_counter() - began:.0f} s")
     if asked.leave:
         left = [case for case in cases_of(curves) if case.curve.dataset == asked.leave]
-        rows = score_all(Ours(best), left, LEVEL).select_dtypes(["number", "bool"])
+        rows = score_all(Ours(rounded(best)), left, LEVEL).select_dtypes(["number", "bool"])
         print(rows.groupby(["few", "horizon"]).mean().round(4).to_string())
     if asked.write and asked.leave:
-        known = json.loads(LEFT_OUT.read_text()) if LEFT_OUT.is_file() else {}
-        LEFT_OUT.write_text(json.dumps(known | {asked.leave: best}, indent=1, sort_keys=True) + "\n")
+        write_left_out(asked.leave, best)
     elif asked.write:
         inputs = {path.name: file_hash(path) for path in (asked.curves, asked.sweeps) if path}
-        rounded = {name: float(f"{number:.4g}") for name, number in best.items()}
-        text = {"script": "benchmarks/verdict/tune.py", "inputs_sha256": inputs, "tries": asked.tries, "prior": rounded}
+        text = {
+            "script": "benchmarks/verdict/tune.py", "inputs_sha256": inputs, "tries": asked.tries,
+            "prior": rounded(best),
+        }  # fmt: skip
         PRIOR.write_text(json.dumps(text, indent=1) + "\n")
 
 

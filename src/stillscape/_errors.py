@@ -1,8 +1,13 @@
 """What can go wrong, by whose doing: the caller's input, a theorem's premise, a file, or the run itself."""
 
+from stillscape._secrets import redacted
+
 
 class StillscapeError(Exception):
-    """Anything that Stillscape raises on purpose."""
+    """Anything that Stillscape raises on purpose; its message holds no password, signature or token of an address."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in arguments))
 
 
 class InputError(StillscapeError, ValueError):
@@ -23,6 +28,10 @@ class RecordError(StillscapeError):
 
 class RunError(StillscapeError):
     """A run could not be finished; what was done is kept."""
+
+
+class MemoryShortError(RunError):
+    """Memory ran out with one image at a time; elsewhere, or beside fewer others, the same may go through."""
 
 
 class NumericalWarning(UserWarning):

@@ -1,12 +1,13 @@
 """Files that are there whole or not at all, and a disk that can take no more said in one line."""
 
 import errno
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from stillscape._errors import InputError
+from stillscape._folders import Folder, RemotePath
 
 _NO_ROOM = {
     errno.ENOSPC: "the disk is full",
@@ -19,7 +20,7 @@ _NO_ROOM = {
 
 
 @contextmanager
-def no_room_is_said(place: Path) -> Iterator[None]:
+def no_room_is_said(place: Folder) -> Iterator[None]:
     """Turn the errors of a disk that can't take more into one line; whatever was written before is kept."""
     try:
         yield
@@ -31,8 +32,11 @@ def no_room_is_said(place: Path) -> Iterator[None]:
         raise InputError(message) from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Folder, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part; folders are made where missing."""
+    if isinstance(path, RemotePath):
+        path.write_bytes(content)
+        return
     with no_room_is_said(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
@@ -41,3 +45,18 @@ def write_whole(path: Path, content: bytes) -> None:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def make_folder(path: Folder) -> None:
+    """Make a folder on a disk; elsewhere it comes with its first file."""
+    if not isinstance(path, RemotePath):
+        with no_room_is_said(path):
+            path.mkdir(parents=True, exist_ok=True)
+
+
+def remove_folder(path: Folder) -> None:
+    """Remove a folder and all that is in it."""
+    if isinstance(path, RemotePath):
+        path.remove()
+    else:
+        shutil.rmtree(path)

@@ -6,7 +6,10 @@ from typing import Annotated, Any, get_args
 import typer
 
 Data = Annotated[str, typer.Argument(help="Folder of images (a folder per class), parquet file, dataset, or 'digits'.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Run folder; one that exists is taken up again.")]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", help="Run folder, or its address (s3://...); one that exists is taken up again."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 PlanFile = Annotated[Path | None, typer.Argument(metavar="[PLAN.toml]", help="A plan; flags change it.")]
@@ -22,6 +25,12 @@ Window = Annotated[
     str | None, typer.Option("--window", metavar="LOW:HIGH", help="Grey values shown as black and white (16 bit).")
 ]
 Model = Annotated[str | None, typer.Option("--model", help="Hub id, local folder, or 'bundled-vit'.")]
+TrustRemoteCode = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust-remote-code", help="Run Python code that comes with the model, with your rights; off unless given."
+    ),
+]
 Adapt = Annotated[
     list[str] | None, typer.Option("--adapt", help="head, last-layers:N, lora:R or full; may be given several times.")
 ]
@@ -48,6 +57,15 @@ ShardFlag = Annotated[
     str | None, typer.Option("--shard", metavar="i/N", help="Measure the i-th of N shares of the cells, and stop; "
                              "then 'stillscape merge'.")
 ]  # fmt: skip
+PrecisionFlag = Annotated[
+    str | None, typer.Option("--precision", help="Of training: float32, bf16 or fp16 (GPU); scores stay float32.")
+]
+DeviceFlag = Annotated[
+    str | None, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...; default: cpu.")
+]
+Deterministic = Annotated[
+    bool | None, typer.Option("--deterministic", help="Use only kernels that give the same bits each time.")
+]
 CellSeconds = Annotated[
     float | None, typer.Option("--cell-seconds", help="Time one cell may take; after it the cell counts as failed.")
 ]
@@ -56,7 +74,7 @@ Budget = Annotated[str | None, typer.Option("--budget", help="Time the run may t
 Alpha = Annotated[
     float | None, typer.Option("--alpha", help="Chance of ever stopping while doublings still help; default 0.1.")
 ]
-WatchFolder = Annotated[Path | None, typer.Option("--out", help="Folder of the evidence; the next look goes on in it.")]
+WatchFolder = Annotated[str | None, typer.Option("--out", help="Folder of the evidence; the next look goes on in it.")]
 CostPerImage = Annotated[
     float | None, typer.Option("--cost-per-image", help="Of one more; with --value-per-point: enough is when it costs "
                                "more than it brings.")
@@ -68,9 +86,20 @@ ValuePerPoint = Annotated[
 #: Under which heading of the help each flag stands.
 _PANELS: dict[str, tuple[Any, ...]] = {
     "The data": (DataFlag, Labels, Groups, Window, SkipBroken),
-    "What is trained and measured": (Model, Adapt, Sizes, Repeats, Seeds, Metric, Curvature, Evidence, Surface),
+    "What is trained and measured": (
+        Model,
+        TrustRemoteCode,
+        Adapt,
+        Sizes,
+        Repeats,
+        Seeds,
+        Metric,
+        Curvature,
+        Evidence,
+        Surface,
+    ),
     "What “enough” means": (Epsilon, Target, CostPerImage, ValuePerPoint, Alpha),
-    "How it runs": (Workers, Budget, Executor, ShardFlag, CellSeconds),
+    "How it runs": (Workers, Budget, Executor, ShardFlag, CellSeconds, PrecisionFlag, Deterministic),
     "What comes out": (Out, WatchFolder, AsJson, Quiet),
 }
 for _title, _flags in _PANELS.items():

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from stillscape._errors import InputError
 from stillscape._files import write_whole
+from stillscape._folders import Folder, as_folder
 
 SIZE_NAMES = ("size", "k", "n", "images", "samples", "num_images", "num_samples", "train_size")
 SCORE_NAMES = (
@@ -19,7 +20,7 @@ HEADER = ("size", "score", "repeat")
 
 
 def read_scores(
-    path: Path, column: str | None = None
+    path: str | Folder, column: str | None = None
 ) -> tuple[Int[np.ndarray, " sizes"], Float[np.ndarray, "sizes repeats"], str]:
     """Read a table of scores: a column of sizes and one of scores; several rows of a size are repeats.
 
@@ -36,6 +37,7 @@ def read_scores(
     Raises:
         InputError: the file can't be read, has no such columns, or holds what is no number.
     """
+    path = as_folder(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:

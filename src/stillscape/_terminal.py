@@ -5,6 +5,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from stillscape._secrets import redacted
+
 
 class TerminalProgress:
     """Draws the stages of a run on stderr; see `stillscape.experiments.progress.Progress`."""
@@ -46,7 +48,7 @@ class TerminalProgress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(redacted(line), markup=False, soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:

@@ -24,6 +24,7 @@ from stillscape._commands.common import (
     plan_of,
     seconds_of,
     sizes_of,
+    tell_of_trust,
     window_of,
 )
 from stillscape._errors import InputError
@@ -36,6 +37,8 @@ from stillscape._flags import (
     Curvature,
     Data,
     DataFlag,
+    Deterministic,
+    DeviceFlag,
     Epsilon,
     Evidence,
     Executor,
@@ -45,6 +48,7 @@ from stillscape._flags import (
     Model,
     Out,
     PlanFile,
+    PrecisionFlag,
     Quiet,
     Repeats,
     Seeds,
@@ -53,10 +57,12 @@ from stillscape._flags import (
     SkipBroken,
     Surface,
     Target,
+    TrustRemoteCode,
     ValuePerPoint,
     Window,
     Workers,
 )
+from stillscape._folders import Folder, as_folder
 from stillscape._processes import lasting_imports, warm_up
 from stillscape._terminal import TerminalProgress
 
@@ -87,7 +93,7 @@ def demo(
             from stillscape.experiments import demo_plan
 
         plan = demo_plan(workers=workers, executor=executor)
-        _run(plan, out or Path("runs/demo"), None, as_json, quiet)
+        _run(plan, as_folder(out or "runs/demo"), None, as_json, quiet)
 
 
 @app.command(
@@ -106,6 +112,7 @@ def run(
     groups: Groups = None,
     window: Window = None,
     model: Model = None,
+    trust_remote_code: TrustRemoteCode = None,
     adapt: Adapt = None,
     sizes: Sizes = None,
     repeats: Repeats = None,
@@ -124,6 +131,9 @@ def run(
     executor: Executor = None,
     shard: ShardFlag = None,
     cell_seconds: CellSeconds = None,
+    device: DeviceFlag = None,
+    precision: PrecisionFlag = None,
+    deterministic: Deterministic = None,
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -138,9 +148,11 @@ def run(
             sizes=sizes_of(sizes), repeats=repeats, seeds=seeds, epsilon=epsilon, target=target, metric=metric,
             cost_per_image=cost_per_image, value_per_point=value_per_point, skip_broken=skip_broken,
             curvature=curvature, evidence=evidence, surface=surface, workers=workers, executor=executor,
-            cell_seconds=cell_seconds,
+            cell_seconds=cell_seconds, device=device, precision=precision, deterministic=deterministic,
+            trust_remote_code=trust_remote_code,
         )  # fmt: skip
-        folder = out or _default_folder(full_plan)
+        tell_of_trust(full_plan, quiet)
+        folder = _default_folder(full_plan) if out is None else as_folder(out)
         if shard is not None:
             if budget is not None:
                 raise InputError(
@@ -166,6 +178,7 @@ def plan_command(
     groups: Groups = None,
     window: Window = None,
     model: Model = None,
+    trust_remote_code: TrustRemoteCode = None,
     adapt: Adapt = None,
     sizes: Sizes = None,
     repeats: Repeats = None,
@@ -176,6 +189,8 @@ def plan_command(
     evidence: Evidence = None,
     surface: Surface = None,
     workers: Workers = None,
+    device: DeviceFlag = None,
+    precision: PrecisionFlag = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a run would cost, from a few steps of this model on this machine; run nothing."""
@@ -185,8 +200,10 @@ def plan_command(
         full_plan = plan_of(
             plan, None, data=data, labels=labels, groups=groups, window=window_of(window), model=model, adapt=adapt,
             sizes=sizes_of(sizes), repeats=repeats, seeds=seeds, metric=metric, skip_broken=skip_broken,
-            curvature=curvature, evidence=evidence, surface=surface, workers=workers,
+            curvature=curvature, evidence=evidence, surface=surface, workers=workers, device=device,
+            precision=precision, trust_remote_code=trust_remote_code,
         )  # fmt: skip
+        tell_of_trust(full_plan)
         bench, images = set_up(full_plan, Path("."), Silent())
         costs = estimate(bench, images)
         seconds = wall_seconds(bench, costs)
@@ -229,7 +246,7 @@ def doctor(
 
 
 @app.command(epilog=examples("stillscape report runs/photos"))
-def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+def report(folder: Annotated[str, typer.Argument(help="A run folder, or its address.")]) -> None:
     """Draw report.html and the figures again, from what the run folder holds."""
     with outcomes_as_exit_codes():
         from stillscape.experiments import read_result
@@ -240,7 +257,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> Non
         raise typer.Exit(_exit_code(result))
 
 
-def _run(plan: Any, folder: Path, budget_s: float | None, as_json: bool, quiet: bool) -> None:
+def _run(plan: Any, folder: Folder, budget_s: float | None, as_json: bool, quiet: bool) -> None:
     from stillscape import experiments
     from stillscape.report import write_report
 
@@ -266,8 +283,10 @@ def _exit_code(result: dict[str, Any]) -> int:
 
 def _default_folder(plan: Any) -> Path:
     from stillscape.experiments import content_key
+    from stillscape.experiments.plan import ARITHMETIC
 
-    return Path("runs") / f"{Path(plan.data).name}-{content_key(plan.without_revisable())[:8]}"
+    fixed = {name: value for name, value in plan.without_revisable().items() if name not in ARITHMETIC}
+    return Path("runs") / f"{Path(plan.data).name}-{content_key(fixed | plan.arithmetic())[:8]}"
 
 
 def _print_costs(costs: list[Any], sizes: tuple[int, ...], seconds: float) -> None:
@@ -295,14 +314,15 @@ def _minutes(seconds: float) -> str:
 @app.command(epilog=share.EXAMPLE)
 def merge(
     folders: share.Folders,
-    out: Annotated[Path, typer.Option("--out", help="Run folder for the whole; may be one of them.")],
+    out: Annotated[str, typer.Option("--out", help="Run folder for the whole; may be one of them.")],
     workers: Workers = None,
+    trust_remote_code: TrustRemoteCode = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Put run folders of one plan together (of --shard 1/4, 2/4, ...), measure what is still missing, and report."""
     with outcomes_as_exit_codes():
-        _run(share.merged(folders, out, workers, quiet), out, None, as_json, quiet)
+        _run(share.merged(folders, out, workers, quiet, trust_remote_code), as_folder(out), None, as_json, quiet)
 
 
 app.command(epilog=audit.EXAMPLE)(audit.audit)

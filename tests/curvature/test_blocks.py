@@ -38,6 +38,12 @@ def test_against_dense(hv):
             truth = dense["full"][place[number]][:, place[other]].norm().item()
             gap = abs(table.coupling[number, other].item() - truth)
             assert gap < 4 * table.coupling_stderr[number, other]
+        share = own.square().sum().item() / dense["full"].square().sum().item()
+        assert abs(block.norm_share - share) < 4 * block.norm_share_stderr
+        assert block.norm_share_stderr < 0.3 * block.norm_share
+    assert table.between == pytest.approx(1 - sum(block.norm_share for block in table.blocks))
+    blocks = sum(dense["full"][at][:, at].square().sum().item() for at in place)
+    assert abs(table.between - 1 + blocks / dense["full"].square().sum().item()) < 4 * table.between_stderr
 
 
 def test_shares(hv):
@@ -70,6 +76,10 @@ def test_small_groups_are_done_exactly(hv):
     expected = torch.stack([torch.stack([b.norm() for b in row.split([8, 4], 1)]) for row in whole.split([8, 4])])
     torch.testing.assert_close(table.coupling, expected)
     assert not table.coupling_stderr.any()
+    shares = (expected.square().diagonal() / whole.square().sum()).tolist()
+    assert [block.norm_share for block in table.blocks] == pytest.approx(shares)
+    assert table.between == pytest.approx(1 - sum(shares))
+    assert table.between_stderr == sum(block.norm_share_stderr for block in table.blocks) == 0
     assert table.num_sample_products == (8 + 4 + 1 + 1) * 6
 
 
@@ -99,3 +109,25 @@ def test_bad_arguments(hv):
         block_table(hv, num_vectors=3)
     with pytest.raises(InputError, match="parts is empty"):
         block_table(hv, parts=[])
+
+
+def test_errors_of_shares_are_as_large_as_their_spread(hv):
+    """Over seeds, shares scatter by what their standard errors say, to the accuracy of twelve draws."""
+    tables = [block_table(hv, num_vectors=4, parts=["full"], max_steps=1, seed=seed) for seed in range(12)]
+    for number in range(len(tables[0].blocks)):
+        found = torch.tensor([[t.blocks[number].norm_share, t.blocks[number].norm_share_stderr] for t in tables])
+        assert 0.4 < found[:, 0].std() / found[:, 1].square().mean().sqrt() < 2
+    between = torch.tensor([[table.between, table.between_stderr] for table in tables])
+    assert 0.4 < between[:, 0].std() / between[:, 1].square().mean().sqrt() < 2
+
+
+def test_one_group_has_all_of_the_norm_without_error():
+    """Its norm is an estimate, and errs; its share is that norm over itself."""
+    generator = torch.Generator().manual_seed(0)
+    model, x = torch.nn.Linear(40, 5, bias=False).double(), torch.randn(30, 40, generator=generator, dtype=torch.double)
+    hv = PerSampleHessian(model, F.cross_entropy, x, torch.arange(30) % 5)
+    table = block_table(hv, by="parameter", num_vectors=4, parts=["full"], max_steps=1)
+    (block,) = table.blocks
+    assert block.frobenius_stderr["full"] > 1e-3 * block.frobenius["full"]
+    assert (block.norm_share, table.between) == (pytest.approx(1), pytest.approx(0, abs=1e-12))
+    assert block.norm_share_stderr == pytest.approx(0, abs=1e-12)

@@ -34,6 +34,32 @@ def test_against_dense(hv):
     assert found.converged.all()
 
 
+def test_errors_of_eigenvalues_over_samples_against_dense(hv):
+    """Leave each sample out and take the dense eigenvalues: the jackknife, which the first order approaches."""
+    head, n = hv.restricted("*head*"), hv.num_samples  # convex: all eigenvalues are positive
+    eye = torch.eye(head.num_parameters, dtype=DOUBLE)
+    found = spectrum_by_size(head, [1, n], count=2, tol=1e-8)
+    assert np.isnan(found.values_stderr[0]).all()
+    each = head.sample_matmat(range(n), eye)
+    _, vectors = torch.linalg.eigh(each.mean(0))
+    for place in range(2):
+        along = torch.einsum("a,iab,b->i", vectors[:, -1 - place], each, vectors[:, -1 - place])
+        assert found.values_stderr[1, place] == pytest.approx(along.std().item() / n**0.5, rel=1e-5)
+    without = torch.stack([(each.sum(0) - h) / (n - 1) for h in each])
+    largest = torch.linalg.eigvalsh(without)[:, -1]
+    jackknife = ((n - 1) / n * (largest - largest.mean()).square().sum()).sqrt().item()
+    assert found.values_stderr[1, 0] == pytest.approx(jackknife, rel=0.25)
+
+
+def test_the_error_of_a_scalar_curvature_is_that_of_a_mean():
+    """The loss (w x)^2 has Hessian 2 x^2: at x = 1, 2, 3 the values 2, 8, 18, whose mean errs by their sd / 3^0.5."""
+    x = torch.tensor([[1.0], [2.0], [3.0]], dtype=DOUBLE)
+    model = torch.nn.Linear(1, 1, bias=False).double()
+    found = spectrum_by_size(PerSampleHessian(model, lambda z, y: (z**2).sum(), x, None), [3], count=1)
+    assert found.values[0, 0] == pytest.approx(28 / 3)
+    assert found.values_stderr[0, 0] == pytest.approx(np.std([2, 8, 18], ddof=1) / 3**0.5)
+
+
 def test_one_sample_has_fewer_outer_directions_than_classes(hv):
     """The outer part of one sample's cross-entropy has rank C - 1, and so C - 1 outliers before a gap without end."""
     outer = PerSampleHessian(encoder(12)[0], F.cross_entropy, *encoder(12)[1:], part="outer")
@@ -53,10 +79,10 @@ def test_ranks_below_the_count_are_filled_with_zeros(hv):
 
 
 def test_products_are_counted_and_the_outer_part_is_measured_once(hv):
-    """One step of Lanczos and 2 x 4 products for each; the outer part's own dimension comes of its own products."""
+    """One step of Lanczos, one for its error and 2 x 4 for each; the outer part's dimension has its own products."""
     full, outer = (spectrum_by_size(h, [6], 1, num_vectors=4, max_steps=1) for h in (hv, hv.with_part("outer")))
-    assert full.num_sample_products == 2 * (1 + 8) * 6
-    assert outer.num_sample_products == (1 + 8) * 6
+    assert full.num_sample_products == (2 * (1 + 8) + 1) * 6
+    assert outer.num_sample_products == (1 + 1 + 8) * 6
     np.testing.assert_allclose(outer.intrinsic_dimension, outer.trace / outer.values[:, 0])
 
 

@@ -12,3 +12,8 @@ def fault(record_property):
         record_property("tries", tries)
 
     return survived
+
+
+def pytest_itemcollected(item):
+    if "fault" in getattr(item, "fixturenames", ()):
+        item.add_marker("fault")

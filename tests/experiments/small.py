@@ -3,8 +3,11 @@
 import shutil
 
 from stillscape.experiments import make_plan
+from stillscape.experiments.bench import set_up
+from stillscape.experiments.cell import run_cell
 from stillscape.experiments.plan import Plan
 from stillscape.experiments.progress import Silent
+from stillscape.experiments.store import Store
 
 FAST = {"steps": 4, "batch": 8}
 
@@ -17,6 +20,15 @@ def small_plan(photos, tiny_vit, **changes) -> Plan:
         "probe_images": 12, "curvature_images": 2,
     }  # fmt: skip
     return make_plan(**(fields | changes))
+
+
+def bench_with_cells(plan, folder):
+    """Return a plan's bench, its cells measured into a folder, and nothing else."""
+    bench, images = set_up(plan, folder, Silent())
+    bench.cache_inputs(plan.adapt, images, Silent())
+    for cell in bench.cells():
+        run_cell(bench, Store(folder), cell)
+    return bench
 
 
 def copied(folder, place):

@@ -44,6 +44,7 @@ def plan_of(photos, tiny_vit) -> Plan:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_sigkill_at_random_moments_loses_nothing(photos, tiny_vit, tmp_path, fault):
     path = tmp_path / "plan.toml"
     path.write_text(plan_of(photos, tiny_vit).to_toml())
@@ -74,6 +75,7 @@ def _run(plan, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_hundred_sigkills_lose_nothing(photos, tiny_vit, tmp_path, fault):
     """Processes are forked from a server that has its imports, so that kills fall on the work and not on them."""
     plan, moments, server = small_plan(photos, tiny_vit), random.Random(3), context()
@@ -107,6 +109,7 @@ def test_a_hundred_sigkills_lose_nothing(photos, tiny_vit, tmp_path, fault):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_ctrl_c_says_what_it_means_and_loses_nothing(photos, tiny_vit, tmp_path, fault):
     path, folder = tmp_path / "plan.toml", tmp_path / "out"
     path.write_text(plan_of(photos, tiny_vit).to_toml())

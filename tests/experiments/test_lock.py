@@ -19,6 +19,7 @@ with locked(Path(sys.argv[1]), sys.argv[2]):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_held_folder_is_refused_until_its_process_is_killed(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path), "1-of-2"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -12,7 +12,11 @@ from stillscape.experiments.local import run_tasks
 from stillscape.experiments.progress import Silent
 from tests.experiments.small import small_plan
 
-pytestmark = [pytest.mark.timeout(200), pytest.mark.filterwarnings("default")]  # Ray's own, at start and end
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("default"),  # Ray's own, at start and end
+]
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
 
 
@@ -108,6 +112,37 @@ def test_a_lost_node_loses_nothing(plan, local, cluster, tmp_path, fault):
     fault("a Ray node is lost", 1)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_whole_demo_on_a_cluster_that_loses_a_node(cluster, tmp_path, fault):
+    """Every cell, probe, Hessian curve and surface of it; a third node is killed in the middle."""
+    folder, removed = tmp_path / "out", []
+    lost = cluster.add_node(**{k: v for k, v in NODE.items() if k != "include_dashboard"})
+    cluster.wait_for_nodes()
+
+    def lose() -> None:
+        limit = time.monotonic() + 900
+        while time.monotonic() < limit and len(list(folder.glob("cells/*/record.json"))) < 20:
+            time.sleep(0.1)
+        removed.append(len(list(folder.glob("cells/*/record.json"))))
+        cluster.remove_node(lost, allow_graceful=False)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    result = run(on_ray(demo_plan()), folder)
+    thread.join()
+    assert 20 <= removed[0] < 90
+    assert result == run(demo_plan(), tmp_path / "local")
+    fault("a Ray node is lost", 1)
+
+
+@pytest.mark.slow
+def test_a_remote_folder_on_a_cluster(plan, local, cluster, tmp_path, monkeypatch):
+    """Records go straight to the address; the cache must be on a disk that all nodes see."""
+    monkeypatch.setenv("STILLSCAPE_CACHE", str(tmp_path / "cache"))
+    assert run(on_ray(plan), f"file://{tmp_path}/runs/a") == local
+
+
 def _dies(bench, folder, place):
     import os
 
@@ -144,7 +179,7 @@ def test_workers_that_die_are_replaced_and_what_tasks_raise_arrives(plan, cluste
 
 
 @pytest.mark.slow
-def test_the_demo_on_a_cluster_of_its_own(tmp_path):
+def test_a_cluster_of_its_own(plan, local, tmp_path, monkeypatch):
     pytest.importorskip("ray")
-    short = demo_plan().model_copy(update={"repeats": 1, "seeds": 1, "sizes": (50, 100)})
-    assert run(on_ray(short), tmp_path / "ray") == run(short, tmp_path / "local")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert run(on_ray(plan), tmp_path / "out") == local

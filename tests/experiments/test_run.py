@@ -84,9 +84,15 @@ def test_hessians_over_sizes(bench, finished):
     assert max(head["hessian_difference"]["high"]) < head["hessian_bound"]["mean"][0]
 
 
+def test_spectra_stand_in_the_result(finished):
+    for part in finished[0]["results"]:
+        assert [row["k"] for row in part["spectrum"]["sizes"]] == [2, 5, 6, 10]
+        assert part["spectrum"]["images"] == 10
+
+
 def test_hessians_too_large_are_left_out_and_said(bench, finished, monkeypatch):
     monkeypatch.setattr(hessian_curve, "MEMORY_BYTES", 10)
-    found = hessian_curve._measure(bench, Store(finished[1]), "lora:2")
+    found = hessian_curve._point(bench, Store(finished[1]), "lora:2")
     assert found["status"] == "missing"
     assert "parameters would take" in found["reason"]
 

@@ -150,8 +150,8 @@ def test_data_that_grow_between_a_kill_and_the_next_call_leave_no_stale_cells(po
 def test_activations_are_computed_for_new_images_only_and_are_those_of_a_fresh_cache(pool, make, tmp_path, monkeypatch):
     from stillscape.experiments import activations
 
-    read, encoded = [], activations._encoded
-    monkeypatch.setattr(activations, "_encoded", lambda split, batch: read.append(len(batch)) or encoded(split, batch))
+    read, encoded = [], activations.encoded
+    monkeypatch.setattr(activations, "encoded", lambda s, batch, at: read.append(len(batch)) or encoded(s, batch, at))
     data, out = arrive(pool, tmp_path / "data", 0, 16), tmp_path / "out"
     watch(make(), out)
     arrive(pool, data, 16, 22)

@@ -135,7 +135,7 @@ def test_queries_and_keys_of_a_mean(layer, heads, d_K, seed):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_chunks_change_nothing(layer, monkeypatch):
-    from stillscape.hessian import each_sample, exact, summed
+    from stillscape.hessian import each_sample, exact, summed, upper
 
     case = random_case(6, layer, n=5, loss="mean")
     whole = case.closed_form()
@@ -145,7 +145,10 @@ def test_chunks_change_nothing(layer, monkeypatch):
     monkeypatch.setattr(exact, "SUMMED_SHARE", 2**40)
     monkeypatch.setattr(each_sample, "PANEL_BYTES", 1)
     monkeypatch.setattr(summed, "SLICE_BYTES", 1)
+    monkeypatch.setattr(each_sample, "TURNED_ROWS", 1)
     monkeypatch.setattr(summed, "CORE_BYTES", 1)
+    monkeypatch.setattr(upper, "HUGE_BYTES", 1)
+    monkeypatch.setattr(upper, "PANELS", 1000)
     parts = case.closed_form()
     torch.testing.assert_close(parts.dense(), dense)
     torch.testing.assert_close(parts.mean(), mean)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stillscape import hessian
-from stillscape.hessian import CrossEntropy, OutputLoss, causal_mask, reference
+from stillscape.hessian import CrossEntropy, OutputLoss, causal_mask, reference, upper
 from stillscape.hessian.normalization import LayerNorm
 from stillscape.hessian.pointwise import pointwise
 from tests.hessian.cases import LAYERS, LOSSES, random_case
@@ -125,8 +125,11 @@ def test_mean_grows_by_one_sample_at_a_time(layer):
         assert relative_error((grown * (k + 1) / k)[None], first(k + 1).mean()[None]) > 0.1
 
 
-def test_mean_of_more_parameters_than_a_tile():
+@pytest.mark.parametrize("panels", [1, 3, 1000])
+def test_mean_of_more_parameters_than_a_tile(panels, monkeypatch):
     """Large enough that what is above the diagonal is copied below it piece by piece."""
+    monkeypatch.setattr(upper, "HUGE_BYTES", 1)
+    monkeypatch.setattr(upper, "PANELS", panels)
     case = random_case(0, "transformer_block", loss="mean", n=2, L=3, d=8, d_K=4, d_f=32, heads=1)
     h = case.closed_form()
     assert h.num_parameters > 700

@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 
 from stillscape.report import write_report
-from tests.report.browser import chromium, visit
 from tests.report.example import example_result
-
-__all__ = ["chromium", "visit"]  # fixtures
 
 
 class Page(HTMLParser):

@@ -85,6 +85,9 @@ def _entry(adapt: str) -> dict[str, Any]:
              {"from": 200, "to": 400, "mean": 0.02 * i, "low": 0.02 * i - 0.008, "high": 0.02 * i + 0.008}}
             for i, name in enumerate(CLASSES)
         ],
+        "spectrum": example_spectrum(
+            ("head",) if adapt == "head" else ("query", "key", "value", "feed-forward", "<u>LayerNorm</u>", "head")
+        ),
         "constants": {
             "loss_bound": {"value": 7.31, "meaning": "largest held-out loss measured, nats"},
             "hessian_bound": {"value": 218.4, "meaning": "largest directional curvature measured"},
@@ -200,6 +203,37 @@ def surface_result(points: int = 9, images: int = 40) -> dict[str, Any]:
     return result
 
 
+def example_trail(k: int, end: list[float], off: float) -> dict[str, Any]:
+    """Return a way that begins beyond the plane's edge and ends at a point of it."""
+    start, out = np.array([1.3, 1.0]), 4.0
+    shares = np.linspace(0, 1, 6) ** 0.5
+    points = []
+    for step, share in zip((0, 1, 4, 9, 16, 25), shares, strict=True):
+        at, beyond = (1 - share) * start + share * np.array(end), (1 - share) * out + share * off
+        moved = float(np.hypot(np.linalg.norm(at - start), out - beyond))
+        points.append({"step": step, "at": at.tolist(), "off": float(beyond), "moved": moved})
+    return {"k": k, "points": points, "hidden": float((out - off) ** 2 / points[-1]["moved"] ** 2)}
+
+
+def example_spectrum(groups: tuple[str, ...]) -> dict[str, Any]:
+    """Return a spectrum of four sizes: three outliers that settle, a bulk, one negative; shares that settle."""
+    sizes = []
+    for k in (16, 32, 50, 64):
+        values = [8 + 20 / k, 5.0, 3 + 2 / k, 0.2, -0.15, 0.1, 0.05, 0.02]
+        shares = np.array([1 / (2 + n) + (0.3 / k if n else -0.3 / k) for n in range(len(groups))])
+        shares = 0.9 * shares / shares.sum() if len(groups) > 1 else np.ones(1)
+        sizes.append({
+            "k": k, "values": values, "values_stderr": [None if k == 1 else abs(v) / k**0.5 for v in values],
+            "residuals": [1e-3] * len(values), "converged": True, "outliers": None if k == 16 else 3, "gap": 15.0,
+            "frobenius": 10 + 1 / k, "frobenius_stderr": 0.1, "trace": 16.0, "trace_stderr": 0.4, "stable_rank": 1.5,
+            "stable_rank_stderr": 0.05, "intrinsic_dimension": 2.1, "intrinsic_dimension_stderr": 0.1,
+            "blocks": [{"group": name, "size": 10, "norm_share": float(share), "norm_share_stderr": 0.02}
+                       for name, share in zip(groups, shares, strict=True)],
+            "between_blocks": float(1 - shares.sum()), "between_blocks_stderr": 0.01,
+        })  # fmt: skip
+    return {"version": 1, "images": 64, "parameters": 100, "num_classes": 4, "num_sample_products": 999, "sizes": sizes}
+
+
 def example_surface(points: int, images: int, seed: int) -> dict[str, Any]:
     """Return quadratic losses around centers that scatter, as a result holds them."""
     rng = np.random.default_rng(seed)
@@ -225,5 +259,7 @@ def example_surface(points: int, images: int, seed: int) -> dict[str, Any]:
             "settled": found.settled(0.05),
             "way": [{"k": k, "at": [0.8 - 0.2 * n if n < 3 else 0.0, 0.1 * (3 - n)], "off": 1.5 - 0.5 * n}
                     for n, k in enumerate(sizes)],
+            "trails": [example_trail(k, [0.8 - 0.2 * n if n < 3 else 0.0, 0.1 * (3 - n)], 1.5 - 0.5 * n)
+                       for n, k in enumerate(sizes) if n != 2],
         })  # fmt: skip
     return {"images": images, "tolerance": 0.05, "planes": planes}

@@ -13,6 +13,7 @@ from stillscape.experiments import Store, compare_runs
 from stillscape.experiments.store import write_json
 from stillscape.report import RunsDisplay, write_comparison
 from stillscape.report.side_by_side import headline, number_tables, scores_sentence, summary_lines
+from stillscape.sufficiency import widening
 from tests.report.conftest import Page
 from tests.report.example import example_result
 
@@ -66,6 +67,78 @@ def test_what_is_not_there_yet_needs_more_than_what_it_judged_and_no_more_is_cla
     assert statuses(tmp_path, reached(50, 50, 50), unsure)["status"] == "cannot_tell"
 
 
+def three(tmp_path, joint, *, drop=None):
+    """Return a comparison of three runs whose own intervals do not meet, and whose intervals together are as given."""
+    own = [reached(50, 50, 50), reached(100, 100, 100), reached(400, 400, 400)]
+    folders = []
+    for place, (verdict, wide) in enumerate(zip(own, joint, strict=True)):
+        folder = folder_of(tmp_path, name=f"run{place}", verdict=verdict)
+        result = json.loads((folder / "result.json").read_text())
+        if place != drop:
+            result["results"][0]["joint"] = [
+                {"intervals": 2, "status": "cannot_tell", "low": None, "high": None}, {"intervals": 3, **wide},
+            ]  # fmt: skip
+        write_json(folder / "result.json", result)
+        folders.append(folder)
+    return compare_runs(folders)
+
+
+def together(low, high):
+    return {"status": "reached", "low": low, "high": high}
+
+
+def test_more_than_two_are_ranked_by_intervals_that_hold_together(tmp_path):
+    apart = [together(50, 50), together(100, 200), together(400, 400)]
+    found = three(tmp_path / "apart", apart)
+    assert found["verdict"]["status"] == "told"
+    assert found["verdict"]["fewest"] == [0]
+    assert "joint 90 % interval" in found["verdict"]["sentence"]
+    assert found["joint"] == {"contenders": 3, "pairs": 3, "level": 0.9, "method": "Bonferroni"}
+    meeting = [together(50, 100), together(50, 200), together(400, 400)]
+    found = three(tmp_path / "meeting", meeting)
+    assert found["verdict"]["status"] == "cannot_tell"
+    assert found["verdict"]["fewest"] == [0, 1]
+    page = write_comparison(found, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "holds together at 90\u00a0% (simultaneous intervals after Bonferroni)" in page
+    assert "Interval, all together" in page
+    assert "all 3 pairs" in page
+    table = number_tables(found)[0]
+    column = table["headers"].index("Interval, all together")
+    assert [row[column] for row in table["rows"]] == ["50 to 100", "50 to 200", "400"]
+    unsure = [together(50, 50), {"status": "cannot_tell", "low": None, "high": None}, together(400, 400)]
+    assert three(tmp_path / "unsure", unsure)["verdict"]["fewest"] == [0, 1]
+
+
+def test_a_result_of_an_earlier_version_is_not_ranked_among_many(tmp_path):
+    found = three(tmp_path, [together(50, 50), together(100, 100), together(400, 400)], drop=1)
+    assert found["verdict"]["status"] == "cannot_tell"
+    assert "run1 (head) is of an earlier version" in found["verdict"]["sentence"]
+    assert "trains nothing" in found["verdict"]["sentence"]
+
+
+def test_differences_among_many_have_wider_intervals(tmp_path):
+    """Three pairs instead of one: z(1 - 0.1 / 6) / z(1 - 0.1 / 2) times as wide, in the same place."""
+    pair = compare_runs([folder_of(tmp_path, adapt="head"), folder_of(tmp_path, adapt="last-layers:1")])
+    third = compare_runs([tmp_path / "head", tmp_path / "last-layers-1", folder_of(tmp_path, adapt="head", name="c")])
+    assert pair["scores"]["best"] == third["scores"]["best"] == 1
+    one, many = pair["scores"]["rows"][0]["behind"], third["scores"]["rows"][0]["behind"]
+    assert many["mean"] == one["mean"]
+    for end in ("low", "high"):
+        assert (many[end] - many["mean"]) / (one[end] - one["mean"]) == pytest.approx(2.12804523 / 1.64485363)
+
+
+def test_the_ends_of_intervals_together_err_as_seldom_as_is_claimed():
+    """Six answers alike: at their own level some two seem apart too often, together in at most a tenth of the cases."""
+    rng = np.random.default_rng(0)
+    falsely = {1.0: 0, widening(0.9, 15): 0}
+    for _ in range(400):
+        means, half = rng.normal(size=6), 1.6448536 * 2**0.5
+        for wider in falsely:
+            falsely[wider] += bool(means.max() - means.min() > wider * half)
+    alone, joint = (count / 400 for count in falsely.values())
+    assert joint <= 0.1 < 0.3 < alone
+
+
 @pytest.mark.parametrize(
     ("changes", "what", "bars"),
     [
@@ -79,6 +152,7 @@ def test_what_is_not_there_yet_needs_more_than_what_it_judged_and_no_more_is_cla
         ({"question": {"model": "another/vit"}}, "model", set()),
         ({"question": {"sizes": [50, 100, 200, 300]}}, "sizes", set()),
         ({"provenance": {"torch": "1.0"}}, "torch", set()),
+        ({"provenance": {"precision": "bf16"}}, "precision of training", set()),
     ],
 )
 def test_what_differs_is_named_and_bars_what_it_must(changes, what, bars, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.interpolate import RegularGridInterpolator
 
 from stillscape.report import write_report
 from stillscape.report.landscape import landscapes_of
@@ -132,10 +133,36 @@ def test_pointing_at_the_surface_says_its_height(report, visit, planes):
     assert np.abs(at.losses[-1] - value).min() < 1e-4
 
 
+def test_ways_of_trainings_lie_on_the_surface_and_can_be_hidden(report, visit, planes):
+    opened = visit(report)
+    traces = "document.querySelector('figure.interactive .plot').data"
+    at = planes["curvature"]
+    drawn = opened.page.evaluate(f"{traces}.slice(2).map((trace) => [trace.x, trace.y, trace.z])")
+    assert len(drawn) == len(at.trails) == 3
+    surface = RegularGridInterpolator((at.first, at.second), np.array(opened.heights()).T)
+    edges = np.array([at.first[-1], at.second[-1]])
+    for (x, y, z), trail in zip(drawn, at.trails, strict=True):
+        within = trail.places[(np.abs(trail.places) <= edges).all(1)]
+        assert 1 < len(within) < len(trail.places)  # they begin beyond the edge
+        assert len(x) == 4 * (len(within) - 1) + 1
+        np.testing.assert_allclose(np.stack([x, y], 1)[::4], within, atol=1e-6)
+        above = np.array(z) - surface(np.stack([x, y], 1))
+        assert (above > -1e-6).all()  # on the surface, lifted by a hair
+        assert above.max() < 0.05 * (surface.values.max() - surface.values.min())
+    assert "is across the plane and does not show" in opened.figure().locator(".hidden-share").inner_text()
+    opened.figure().locator("fieldset.trails input").uncheck()
+    opened.until(f"{traces}.length === 2")
+    opened.slide(0, f"curvature losses {at.k[0]}")
+    opened.figure().locator("fieldset.trails input").check()
+    opened.until(f"{traces}.length === 5")
+    assert opened.errors == []
+
+
 def test_numbers_can_be_copied(report, visit, planes):
     opened = visit(report, permissions=["clipboard-read", "clipboard-write"])
     opened.figure().locator("summary").click()
-    opened.figure().get_by_role("button", name="Copy: Numbers behind the surface: Two directions").click()
+    wanted = "Copy: Numbers behind the surface: Two directions of largest curvature, Head only"
+    opened.figure().get_by_role("button", name=wanted).click()
     opened.until("!!document.querySelector('figure.interactive .copy').textContent.match('Copied')")
     header, *rows = opened.page.evaluate("navigator.clipboard.readText()").splitlines()
     assert header.startswith("Images\t")

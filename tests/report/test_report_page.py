@@ -80,7 +80,7 @@ def test_page_needs_no_network_and_forbids_scripts(html, page, folder):
     assert not re.search(r"https?://|@import|src=", html)
     links = [href for href in page.attributes("href") if not href.startswith("#")]
     files = [href for href in links if href != "data:,"]
-    assert len(files) == 44
+    assert len(files) == 60
     assert all((folder / href).is_file() for href in files)
     assert any("default-src 'none'" in content for content in page.attributes("content"))
 
@@ -100,9 +100,9 @@ def test_figures_say_what_they_show_to_those_who_do_not_see_them(page):
         for tag, attributes in page.elements
         if tag == "svg" and "swatch" not in (attributes.get("class") or "")
     ]
-    assert len(drawn) == 22
+    assert len(drawn) == 30
     assert all(attributes["role"] == "img" and len(attributes["aria-label"]) > 80 for attributes in drawn)
-    assert sum(tag == "figcaption" for tag, _ in page.elements) == 22
+    assert sum(tag == "figcaption" for tag, _ in page.elements) == 30
 
 
 def test_headings_never_skip_a_level(page):
@@ -141,7 +141,7 @@ def test_same_result_gives_the_same_bytes(folder, result, tmp_path):
     write_report(result, tmp_path)
     here = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     there = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert len(here) == 45
+    assert len(here) == 61
     assert here == there
 
 

@@ -119,6 +119,62 @@ def test_the_tolerance_region_is_where_the_difference_is_within_it(surface):
     assert checked > 20
 
 
+@pytest.mark.parametrize("kind", [SettlingSurfaceDisplay, WeightPathDisplay])
+def test_ways_of_trainings_are_the_record(kind, surface):
+    display = kind.from_result(surface, plane="path").plot()
+    held = plane_of(surface, "path")["trails"]
+    panels = display.ax_.child_axes[:-1] if kind is SettlingSurfaceDisplay else [display.ax_]
+    for panel in panels:
+        drawn = [line.get_xydata() for line in panel.lines if len(line.get_xdata()) == len(held[0]["points"])]
+        assert len(drawn) == len(held)
+        for found, trail in zip(drawn, held, strict=True):
+            np.testing.assert_allclose(found, [point["at"] for point in trail["points"]])
+    _, rows = display.ways()
+    assert len(rows) == sum(len(trail["points"]) for trail in held)
+    assert rows[1][:2] == (50, "1")
+    assert rows[1][2:] == pytest.approx(
+        [*held[0]["points"][1]["at"], *(held[0]["points"][1][n] for n in ("off", "moved"))]
+    )
+    shares = sorted(round(100 * trail["hidden"], 1) for trail in held)
+    assert f"k = 50, 100, 400), {shares[0]:g} to {shares[-1]:g}\u00a0% is across the plane" in display.caption()
+    assert "beyond the edge is cut off" in display.caption()  # they begin there
+
+
+def test_a_surface_of_an_earlier_version_has_no_ways_and_is_drawn(surface, surface_html):
+    for entry in surface["results"][:2]:
+        for plane in entry["surface"]["planes"]:
+            del plane["trails"]
+    display = SettlingSurfaceDisplay.from_result(surface).plot()
+    assert "training" not in display.caption()
+    assert display.ax_.get_legend_handles_labels()[1] == []
+    assert interactive(surface["results"][0], "head").trails is False
+    assert surface_html.count("Show how training moved the weights") == 2
+
+
+def test_ways_on_the_page_are_the_record(surface, surface_html):
+    for plane in page_data(surface_html)["planes"]:
+        held = plane_of(surface, plane["name"])["trails"]
+        assert [trail["k"] for trail in plane["trails"]] == [50, 100, 400]
+        for trail, own in zip(plane["trails"], held, strict=True):
+            expected = [[point["step"], *point["at"], point["off"]] for point in own["points"]]
+            np.testing.assert_allclose(trail["points"], expected)
+        assert "is across the plane and does not show" in plane["hidden"]
+
+
+def test_nearly_all_is_not_said_to_be_all(surface):
+    for trail in plane_of(surface)["trails"]:
+        trail["hidden"] = 0.99997
+    hidden = SettlingSurfaceDisplay.from_result(surface).landscape.hidden()
+    assert hidden.endswith("99.9\u00a0% or more is across the plane and does not show")
+
+
+@pytest.mark.parametrize("change", [{"points": [{"step": 0}]}, {"points": None}, {"hidden": "much"}])
+def test_a_damaged_way_is_said(surface, change):
+    plane_of(surface)["trails"][0] |= change
+    with pytest.raises(RecordError, match="can't be read"):
+        SettlingSurfaceDisplay.from_result(surface)
+
+
 def test_the_way_is_the_record(surface):
     display = WeightPathDisplay.from_result(surface).plot()
     way = plane_of(surface, "path")["way"]

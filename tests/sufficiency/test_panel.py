@@ -31,6 +31,22 @@ def panel(measured, adapt="head", **kwargs):
     return assemble(adapt, sizes=SIZES, scores=measured, draws=400, **(given | kwargs))
 
 
+@pytest.mark.parametrize("asked", [{}, {"target": 0.8}])
+def test_intervals_together_are_those_of_stricter_levels(asked):
+    """The row for n intervals is what the same data say at 1 - (1 - level) / n; they widen with n."""
+    rng = np.random.default_rng(3)
+    hits = rng.random((6, 4, 300)) < np.array([0.7, 0.82, 0.85, 0.855])[:, None]
+    question = {"metric": "accuracy", "epsilon": 0.05, "epsilon_loss": 0.1, "target": None, "level": 0.8, **asked}
+    given = {"sizes": [50, 100, 200, 400], "scores": {"accuracy": hits}, "groups": None,
+             "permutation_ids": [0, 0, 1, 1, 2, 2], "seed_ids": [0, 1] * 3}  # fmt: skip
+    rows = assemble("head", question=question, **given).result["joint"]
+    assert [row["intervals"] for row in rows] == list(range(2, 13))
+    for row in rows:
+        level = 1 - (1 - 0.8) / row["intervals"]
+        alone = assemble("head", question={**question, "level": level}, **given).result["verdict"]
+        assert (alone["status"], alone["low"], alone["high"]) == (row["status"], row["low"], row["high"])
+
+
 def test_a_flat_curve_is_reached_and_a_rising_one_is_not():
     flat = panel(scores([0.7, 0.89, 0.9, 0.905], [0.5, 0.3, 0.28, 0.27])).result
     assert (flat["verdict"]["status"], flat["verdict"]["k_star"]) == ("reached", 100)
@@ -50,7 +66,7 @@ def test_result_is_plain_json_of_the_agreed_shape():
         question=QUESTION | {"target": 0.75},
     ).result
     found = json.loads(json.dumps(found, allow_nan=False))
-    assert set(found) == {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance"} | {
+    assert set(found) == {"adapt", "verdict", "criteria", "curves", "joint", "gains", "noise_floor", "variance"} | {
         "outlook",
         "baseline",
         "forecast",

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -219,3 +220,26 @@ def test_scores_of_the_last_look_are_those_of_the_model_it_leaves():
     again = score(net, x, y, rows)
     np.testing.assert_allclose(outcome.scores.losses, again.losses, rtol=1e-6)
     np.testing.assert_allclose(outcome.scores.probabilities, again.probabilities, rtol=1e-5)
+
+
+@pytest.mark.parametrize("early_stop", [None, EarlyStop(fraction=0.2, patience_epochs=1)])
+def test_who_watches_sees_each_step_and_changes_nothing(early_stop):
+    x, y = problem(60, 6, 3, noise=1.0)
+    recipe = Recipe(steps=12, batch=16, learning_rate=1e-2, early_stop=early_stop)
+    nets, seen = [small_net(6, 3) for _ in range(2)], []
+    nets[1].load_state_dict(nets[0].state_dict())
+    start = trained_state(nets[0])
+
+    def watch(step):
+        seen.append((step, trained_state(nets[0])))
+
+    watched = fit(nets[0], x, y, np.arange(60), recipe, seed=3, watch=watch)
+    assert watched.steps == fit(nets[1], x, y, np.arange(60), recipe, seed=3).steps
+    assert same(*nets)
+    assert [step for step, _ in seen] == list(range(watched.steps + 1))
+    assert all(torch.equal(seen[0][1][name], start[name]) for name in start)
+    moved = [float(sum((b[n] - a[n]).square().sum() for n in a)) for (_, a), (_, b) in pairwise(seen)]
+    assert min(moved) > 0
+    if early_stop is None:
+        end = trained_state(nets[0])
+        assert all(torch.equal(seen[-1][1][name], end[name]) for name in end)

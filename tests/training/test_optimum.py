@@ -118,3 +118,24 @@ def test_scores_are_those_of_the_stored_weights():
     again = score(head, x, y, rows)
     np.testing.assert_allclose(outcome.scores.losses, again.losses, rtol=1e-6)
     np.testing.assert_allclose(outcome.scores.probabilities, again.probabilities, rtol=1e-5)
+
+
+def test_who_watches_sees_the_way_to_the_optimum_and_changes_nothing():
+    """It begins at zero, the objective falls from step to step, and the optimum is the one that is found unwatched."""
+    x, y = problem(80, 6, 3)
+    heads, seen = [nn.Linear(6, 3) for _ in range(2)], []
+
+    def watch(step):
+        weight, bias = (p.detach().numpy().copy() for p in heads[0].parameters())
+        value = nn.functional.cross_entropy(torch.from_numpy(x @ weight.T + bias), torch.from_numpy(y))
+        seen.append((step, weight, float(value) + 1 / (2 * 80) * ((weight**2).sum() + (bias**2).sum())))
+
+    outcome = fit(heads[0], x, y, np.arange(80), Recipe(l2=1.0), seed=0, watch=watch)
+    fit(heads[1], x, y, np.arange(80), Recipe(l2=1.0), seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(heads[0].parameters(), heads[1].parameters(), strict=True))
+    assert [step for step, *_ in seen] == list(range(outcome.steps + 1))
+    assert not seen[0][1].any()
+    values = [value for *_, value in seen]
+    assert values[0] == pytest.approx(np.log(3))
+    assert (np.diff(values) < 1e-6).all()
+    np.testing.assert_allclose(seen[-1][1], heads[1].weight.detach(), atol=1e-3)

@@ -85,7 +85,7 @@ def test_only_the_part_that_failed_is_done_again():
         done.extend(y.tolist())
         return len(y)
 
-    assert list(room.parts(torch.zeros(10), torch.arange(10), work)) == [4, 2, 2, 2]
+    assert list(room.of_batch(torch.zeros(10), torch.arange(10), work)) == [4, 2, 2, 2]
     assert done == list(range(10))
 
 

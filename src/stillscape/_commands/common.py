@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from stillscape._errors import InputError, StillscapeError
+from stillscape._folders import as_folder
 from stillscape._processes import lasting_imports
 
 REACHED, BAD_INPUT, NOT_REACHED, FAILED = 0, 2, 3, 4
@@ -67,11 +68,19 @@ def seconds_of(text: str | None) -> float | None:
     return seconds
 
 
-def plan_of(path: Path | None, out: Path | None, **flags: Any) -> Any:
+def plan_of(path: Path | None, out: str | None, **flags: Any) -> Any:
     """Return the plan of a file changed by flags; with neither a plan nor data, the one that the run folder holds."""
     with lasting_imports():
-        from stillscape.experiments import make_plan
+        from stillscape.experiments.plan import make_plan, resumed_plan
 
-    if path is None and flags["data"] is None and out is not None and (out / "plan.toml").is_file():
-        path = out / "plan.toml"
+    if path is None and flags["data"] is None and out is not None and (as_folder(out) / "plan.toml").is_file():
+        return resumed_plan(as_folder(out) / "plan.toml", **flags)
     return make_plan(path, **flags)
+
+
+def tell_of_trust(plan: Any, quiet: bool = True) -> None:
+    """Say that code of others is about to be run, where the run itself would not."""
+    from stillscape.experiments.bench import TRUSTED
+
+    if plan.trust_remote_code and quiet:
+        typer.echo(TRUSTED.format(model=plan.model), err=True)

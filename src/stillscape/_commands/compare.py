@@ -1,7 +1,6 @@
 """`stillscape compare`: several runs on one page."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,11 +18,11 @@ EXAMPLE = examples(
     "stillscape compare runs/vit runs/dino --json > comparison.json",
 )
 
-Folders = Annotated[list[Path], typer.Argument(metavar="DIR DIR...", help="Two run folders or more.")]
-Page = Annotated[Path, typer.Option("--out", help="The page to write.")]
+Folders = Annotated[list[str], typer.Argument(metavar="DIR DIR...", help="Two run folders or more.")]
+Page = Annotated[str, typer.Option("--out", help="The page to write.")]
 
 
-def compare(folders: Folders, out: Page = Path("compare.html"), as_json: flags.AsJson = False) -> None:
+def compare(folders: Folders, out: Page = "compare.html", as_json: flags.AsJson = False) -> None:
     """Put several runs on one page: which needs the fewest images, which scores best, what each cost; exit code 0."""
     with outcomes_as_exit_codes():
         with lasting_imports():

@@ -1,7 +1,6 @@
 """`stillscape forecast`: what a data curve will do beyond the data at hand, from a table of scores alone."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +18,7 @@ EXAMPLE = examples(
 )
 
 Scores = Annotated[
-    Path, typer.Argument(metavar="SCORES.csv", help="Columns size and score (or k, accuracy, loss, ...); rows repeat.")
+    str, typer.Argument(metavar="SCORES.csv", help="Columns size and score (or k, accuracy, loss, ...); rows repeat.")
 ]
 Goal = Annotated[float | None, typer.Option("--target", help="The score to meet: how much data would it take?")]
 At = Annotated[str | None, typer.Option("--at", help="Sizes to forecast the score at: 400,800.")]

@@ -1,20 +1,20 @@
 """`--shard` and `stillscape merge`: one plan on many machines without a cluster."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from stillscape._commands.common import examples
+from stillscape._commands.common import examples, tell_of_trust
+from stillscape._folders import Folder
 from stillscape._processes import lasting_imports
 from stillscape._terminal import TerminalProgress
 
 EXAMPLE = examples("stillscape merge runs/a runs/b --out runs/all")
-Folders = Annotated[list[Path], typer.Argument(help="Run folders, each made with --shard.")]
+Folders = Annotated[list[str], typer.Argument(help="Run folders or their addresses, each made with --shard.")]
 
 
-def measure(plan: Any, folder: Path, shard: str, as_json: bool, quiet: bool) -> None:
+def measure(plan: Any, folder: Folder, shard: str, as_json: bool, quiet: bool) -> None:
     """Measure one share and say what comes next. A share has no verdict: exit code 0 says that it is done."""
     with lasting_imports():
         from stillscape.experiments import parse_shard, run_shard
@@ -37,11 +37,12 @@ def measure(plan: Any, folder: Path, shard: str, as_json: bool, quiet: bool) -> 
     typer.echo(f"{said}.", err=as_json)
 
 
-def merged(folders: list[Path], out: Path, workers: int | None, quiet: bool) -> Any:
+def merged(folders: list[str], out: str, workers: int | None, quiet: bool, trusted: bool | None) -> Any:
     """Copy the records together and return the plan to run in `out`."""
     with lasting_imports():
         from stillscape.experiments import merge
 
     with TerminalProgress(quiet) as progress:
-        plan = merge(folders, out, progress=progress)
+        plan = merge(folders, out, progress=progress, trust_remote_code=bool(trusted))
+    tell_of_trust(plan, quiet)
     return plan if workers is None else plan.model_copy(update={"workers": workers})

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from stillscape import _flags as flags
-from stillscape._commands.common import NOT_REACHED, REACHED, examples, outcomes_as_exit_codes, window_of
+from stillscape._commands.common import NOT_REACHED, REACHED, examples, outcomes_as_exit_codes, tell_of_trust, window_of
 from stillscape._errors import InputError
+from stillscape._folders import as_folder
 from stillscape._processes import lasting_imports, warm_up
 from stillscape._terminal import TerminalProgress
 
@@ -26,6 +27,7 @@ def watch(
     groups: flags.Groups = None,
     window: flags.Window = None,
     model: flags.Model = None,
+    trust_remote_code: flags.TrustRemoteCode = None,
     adapt: flags.Adapt = None,
     repeats: flags.Repeats = None,
     seeds: flags.Seeds = None,
@@ -35,6 +37,7 @@ def watch(
     workers: flags.Workers = None,
     executor: flags.Executor = None,
     cell_seconds: flags.CellSeconds = None,
+    device: flags.DeviceFlag = None,
     out: flags.WatchFolder = None,
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
@@ -46,18 +49,21 @@ def watch(
         if workers != 1:
             warm_up()
         with lasting_imports():
-            from stillscape.experiments import make_plan
             from stillscape.experiments import watch as take_a_look
+            from stillscape.experiments.plan import make_plan, resumed_plan
 
-        folder = out or Path("runs") / f"watch-{Path(data).name}"
+        folder = Path("runs") / f"watch-{Path(data).name}" if out is None else as_folder(out)
         before = folder / "plan.toml"
-        known = before if before.is_file() else None
-        plan = make_plan(
-            known, data=data, labels=labels, groups=groups, window=window_of(window), model=model,
-            adapt=adapt or (None if known else ["head"]), repeats=repeats, seeds=seeds, epsilon=epsilon,
-            level=None if alpha is None else 1 - alpha, skip_broken=skip_broken, workers=workers,
-            executor=executor, cell_seconds=cell_seconds,
-        )  # fmt: skip
+        known = before.is_file()
+        given: dict[str, Any] = {
+            "data": data, "labels": labels, "groups": groups, "window": window_of(window), "model": model,
+            "adapt": adapt or (None if known else ["head"]), "repeats": repeats, "seeds": seeds, "epsilon": epsilon,
+            "level": None if alpha is None else 1 - alpha, "skip_broken": skip_broken, "workers": workers,
+            "executor": executor, "cell_seconds": cell_seconds, "device": device,
+            "trust_remote_code": trust_remote_code,
+        }  # fmt: skip
+        plan = resumed_plan(before, **given) if known else make_plan(None, **given)
+        tell_of_trust(plan, quiet)
         with TerminalProgress(quiet) as progress:
             answer = take_a_look(plan, folder, progress=progress)
         if as_json:

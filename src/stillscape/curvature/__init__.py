@@ -11,11 +11,13 @@ from stillscape.curvature.orders import OrderCurves, curves_over_orders
 from stillscape.curvature.outliers import SpectrumBySize, spectrum_by_size
 from stillscape.curvature.per_sample import PerSampleHessian
 from stillscape.curvature.plane import Plane, across, filter_normalized, unit
+from stillscape.curvature.shards import CurveShard, curve_shard, merge_shards, merged_sketch
 from stillscape.curvature.trace import DiagonalEstimate, diagonal, frobenius_norm, trace
 
 __all__ = [
     "Block",
     "BlockTable",
+    "CurveShard",
     "DiagonalEstimate",
     "DifferenceSketch",
     "Eigenpairs",
@@ -30,12 +32,15 @@ __all__ = [
     "SpectrumBySize",
     "across",
     "block_table",
+    "curve_shard",
     "curves_over_orders",
     "diagonal",
     "filter_normalized",
     "frobenius_norm",
     "hessian_difference_curve",
     "loss_barrier",
+    "merge_shards",
+    "merged_sketch",
     "quadratic_forecast",
     "spectral_density",
     "spectral_norms",

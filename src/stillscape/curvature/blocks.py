@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -16,7 +17,10 @@ from stillscape.curvature.leave_one_out import LEAST_VECTORS, Draws, leave_one_o
 from stillscape.curvature.per_sample import PerSampleHessian
 
 PARTS = ("full", "outer", "functional")
-PLAIN = ("group", "size", "spectral", "spectral_residual", "converged", "trace", "trace_stderr")
+PLAIN = (
+    "group", "size", "spectral", "spectral_residual", "converged", "trace", "trace_stderr", "norm_share",
+    "norm_share_stderr",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Block:
         converged: whether that is within the tolerance.
         trace: of the block, and its standard error.
         trace_stderr: see there.
+        norm_share: squared Frobenius norm of the block over that of the whole matrix, of the first part; 0 where the
+            whole is zero.
+        norm_share_stderr: its standard error.
         frobenius: Frobenius norm of each part that was asked for.
         frobenius_stderr: their standard errors.
         share: Frobenius norm of each part over that of the first; 0 where that is zero.
@@ -47,6 +54,8 @@ class Block:
     converged: bool
     trace: float
     trace_stderr: float
+    norm_share: float
+    norm_share_stderr: float
     frobenius: dict[str, float]
     frobenius_stderr: dict[str, float]
     share: dict[str, float]
@@ -62,12 +71,16 @@ class BlockTable:
         coupling: Frobenius norms of the blocks between groups, (groups, groups), of the first part; symmetric up to
             its errors.
         coupling_stderr: standard errors.
+        between: share of the squared Frobenius norm that lies outside of all blocks, of the first part.
+        between_stderr: its standard error.
         num_sample_products: products of one sample with one vector that were spent.
     """
 
     blocks: tuple[Block, ...]
     coupling: Float[Tensor, "g g"]
     coupling_stderr: Float[Tensor, "g g"]
+    between: float
+    between_stderr: float
     num_sample_products: int
 
     def rows(self) -> list[dict[str, Any]]:
@@ -134,6 +147,7 @@ def block_table(
     places = {group: _places(hv, names) for group, names in members.items()}
     columns = {part: _columns(hv.with_part(part), places, num_vectors, seed) for part in parts}
     first = columns[parts[0]]
+    norm_shares, between = first.shares()
     spent = sum(column.spent for column in columns.values())
     blocks = []
     for number, (group, names) in enumerate(members.items()):
@@ -153,6 +167,8 @@ def block_table(
                 converged=top.converged,
                 trace=first.traces[number].mean(),
                 trace_stderr=first.traces[number].stderr(),
+                norm_share=norm_shares[number][0],
+                norm_share_stderr=norm_shares[number][1],
                 frobenius={part: norm for part, (norm, _) in norms.items()},
                 frobenius_stderr={part: error for part, (_, error) in norms.items()},
                 share={part: share for part, (share, _) in shares.items()},
@@ -160,7 +176,7 @@ def block_table(
             )
         )
     coupling = torch.tensor([[draws.root() for draws in row] for row in first.squares], dtype=torch.float64)
-    return BlockTable(tuple(blocks), coupling[..., 0], coupling[..., 1], spent)
+    return BlockTable(tuple(blocks), coupling[..., 0], coupling[..., 1], *between, spent)
 
 
 @dataclass(frozen=True)
@@ -170,6 +186,32 @@ class _Columns:
     squares: list[list[Draws]]
     traces: list[Draws]
     spent: int
+
+    def shares(self) -> tuple[list[tuple[float, float]], tuple[float, float]]:
+        """Return each diagonal block's share of the squared norm, and what lies between groups, with standard errors.
+
+        To first order (the delta method): vectors on one group make all blocks of a column, and so err together;
+        columns err independently.
+        """
+        columns = [reduce(Draws.plus, column) for column in zip(*self.squares, strict=True)]
+        whole = sum(column.mean() for column in columns)
+        diagonal = [row[number] for number, row in enumerate(self.squares)]
+        if whole == 0:
+            return [(0.0, 0.0)] * len(diagonal), (0.0, 0.0)
+
+        def error(share: float, inside: Sequence[bool]) -> float:
+            moved = [
+                own.plus(column, -share) if is_inside else Draws.exact(0.0).plus(column, -share)
+                for own, column, is_inside in zip(diagonal, columns, inside, strict=True)
+            ]
+            return float(sum(draws.stderr() ** 2 for draws in moved) ** 0.5) / whole
+
+        found = []
+        for number, block in enumerate(diagonal):
+            share = block.mean() / whole
+            found.append((share, error(share, [other == number for other in range(len(diagonal))])))
+        within = sum(share for share, _ in found)
+        return found, (1 - within, error(within, [True] * len(diagonal)))
 
 
 def _columns(hv: PerSampleHessian, places: dict[str, Tensor], num_vectors: int, seed: int) -> _Columns:

@@ -39,7 +39,7 @@ class Draws:
     """Estimates of one number, one for each of m random vectors; a single one is exact.
 
     Attributes:
-        each: e_i.
+        each: e_i, on the CPU, where what is known without error is made.
         change: d_ij, zero on the diagonal.
     """
 
@@ -67,6 +67,10 @@ class Draws:
         """Return the square root of the estimate with its standard error, to first order (the delta method)."""
         value, stderr = max(self.mean(), 0.0) ** 0.5, self.stderr()
         return value, stderr / (2 * value) if value else stderr**0.5
+
+    def plus(self, other: "Draws", times: float = 1.0) -> "Draws":
+        """Return the sum with a multiple of a number that is estimated by the same vectors."""
+        return Draws(self.each + times * other.each, self.change + times * other.change)
 
     def over(self, other: "Draws") -> "Draws":
         """Return the ratio to a number estimated by the same vectors, to first order (the delta method); 0 over 0 is 0.
@@ -148,7 +152,8 @@ class LeaveOneOut:
         one = form.estimates(alone[:, None])
         # Below full rank no image brings in anything alone: the basis holds all there is.
         is_shared = self.rank == len(one)
-        return Draws(one, self._changes(form, one) if is_shared else one.new_zeros(len(one), len(one)))
+        change = self._changes(form, one) if is_shared else one.new_zeros(len(one), len(one))
+        return Draws(one.cpu(), change.cpu())
 
     def _changes(self, form: "_Form", one: Float[Tensor, " m"]) -> Float[Tensor, "m m"]:
         """Return d_ij, what the image of j changes in the estimate by i."""

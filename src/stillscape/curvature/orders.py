@@ -108,7 +108,7 @@ def curves_over_orders(
 
 
 def _one_order(cores: Sequence[Core], order: np.ndarray, sizes: np.ndarray) -> list[tuple[float, float, float, float]]:
-    past, found, wanted = _Past(cores[0]), [], set(sizes.tolist())
+    past, found, wanted = _Past(cores), [], set(sizes.tolist())
     for k, index in enumerate(order):
         if k in wanted:
             found.append(past.norms_with(cores[index], k))
@@ -123,7 +123,8 @@ class _Past:
     combinations but not in inner products.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, cores: Sequence[Core]) -> None:
+        core, self.rank = cores[0], max(len(core.values) for core in cores)
         self.t, self.width = core.overlap.shape[1], core.short.shape[1]
         self.overlap, self.short = torch.zeros_like(core.overlap[-self.t :]), torch.zeros_like(core.short[-self.t :])
         self.rows = core.short.new_zeros(0, self.width + self.t)
@@ -134,7 +135,7 @@ class _Past:
         self.overlap = self.overlap + core.overlap[-self.t :]
         self.short = self.short + core.short[-self.t :]
         rows = torch.cat([core.short[:e], core.overlap[:e].to(core.short.dtype)], 1)
-        self.rows, self.values = add(self.rows, self.values, rows, core.values, self.t, self.width)
+        self.rows, self.values = add(self.rows, self.values, rows, core.values, 2 * self.rank, self.width)
 
     def norms_with(self, core: Core, k: int) -> tuple[float, float, float, float]:
         short = torch.cat([self.rows[:, : self.width], self.short])

@@ -15,6 +15,7 @@ from stillscape.curvature.leave_one_out import LEAST_VECTORS, Draws, leave_one_o
 from stillscape.curvature.per_sample import PerSampleHessian
 
 ZERO = 1e-6  # relative to the largest magnitude
+SAMPLE_NUMBERS = 50_000_000  # of products of single samples that are held at once: 200 MB in single precision
 GAP = 1.5  # between neighboring eigenvalues, for the upper ones to be called outliers; found by trial
 
 
@@ -25,6 +26,7 @@ class SpectrumBySize:
     Attributes:
         k: the sizes.
         values: eigenvalues of largest magnitude, largest first; (K, count).
+        values_stderr: their standard errors over samples, as if these were drawn anew; not a number for one sample.
         residuals: norms of H v - value v; (K, count).
         converged: whether all residuals of a size are within the tolerance, the outer part's largest eigenvalue's too.
         outliers: number of eigenvalues above the bulk, positive ones; -1 where no gap says where it begins.
@@ -44,6 +46,7 @@ class SpectrumBySize:
 
     k: Int[np.ndarray, " K"]
     values: Float[np.ndarray, "K count"]
+    values_stderr: Float[np.ndarray, "K count"]
     residuals: Float[np.ndarray, "K count"]
     converged: np.ndarray
     outliers: Int[np.ndarray, " K"]
@@ -80,6 +83,13 @@ def spectrum_by_size(
     computed; "cannot tell" (-1) if no ratio reaches `gap`. The stable rank is Rudelson and Vershynin's (2007), the
     intrinsic dimension Tropp's (2015, sec. 7.1). Trace and Frobenius norm are had from the same products (`trace`).
 
+    An eigenvalue of a mean of k samples moves with each of them: to first order by what the sample's own Hessian has
+    along its eigenvector. So its standard error over samples is that of a mean (the infinitesimal jackknife, Efron
+    1982, ch. 6); it says nothing of the bias by which the largest eigenvalue of a mean of few lies too high, which
+    shows as a fall with k:
+
+        se(lambda_j)^2 = sum_i (v_j' H_i v_j - lambda_j)^2 / (k (k - 1))
+
     Args:
         hv: the operator; samples in their given order.
         sizes: values of k, each at least 1.
@@ -94,8 +104,10 @@ def spectrum_by_size(
     Raises:
         InputError: if a size or `num_vectors` is out of range, or neither `count` nor `num_classes` is given.
 
-    Cost: for each size at most `max_steps` + 2 x `num_vectors` products of each of its samples, and as many again of
-        the outer part, whose largest eigenvalue alone takes a few steps; none if `hv` is the outer part itself.
+    Cost: for each size at most `max_steps` + `count` + 2 x `num_vectors` products of each of its samples, and as many
+        again of the outer part, whose largest eigenvalue alone takes a few steps; none if `hv` is the outer part
+        itself. Memory `max_steps` + `count` + 4 x `num_vectors` vectors, and as many as the products of single samples
+        with eigenvectors that fit into `SAMPLE_NUMBERS`.
 
     Example:
         Least squares with three weights and inputs 3 e1, 2 e2 and e3: eigenvalues 6, 8/3 and 2/3.
@@ -141,6 +153,7 @@ def _at_size(hv: PerSampleHessian, how: _How) -> dict[str, Any]:
     with hv.linearized():
         top = top_eigenvalues(hv, how.count, how.tol, how.max_steps, how.seed)
         square, trace = _square_and_trace(hv, how)
+        stderr = _over_samples(hv, top)
     values = top.values.double().cpu().numpy()
     outliers, gaps = count_outliers(values, how.gap)
     frobenius, frobenius_stderr = square.root()
@@ -149,6 +162,7 @@ def _at_size(hv: PerSampleHessian, how: _How) -> dict[str, Any]:
     dimension, dimension_stderr = _over(outer_trace, abs(float(outer_top.values[0])))
     return {
         "values": values,
+        "values_stderr": stderr,
         "residuals": top.residuals.double().cpu().numpy(),
         "converged": top.converged and outer_top.converged,
         "outliers": outliers,
@@ -163,6 +177,17 @@ def _at_size(hv: PerSampleHessian, how: _How) -> dict[str, Any]:
         "intrinsic_dimension_stderr": dimension_stderr,
         "spent": hv.num_sample_products + outer_spent,
     }
+
+
+def _over_samples(hv: PerSampleHessian, top: Eigenpairs) -> Float[np.ndarray, " count"]:
+    """Return standard errors of eigenvalues over samples; not numbers for a single one."""
+    n = hv.num_samples
+    if n < 2:
+        return np.full(len(top.values), np.nan)
+    at_once = max(1, min(n, SAMPLE_NUMBERS // top.vectors.numel()))
+    chunks = [range(start, min(start + at_once, n)) for start in range(0, n, at_once)]
+    along = [(hv.sample_matmat(rows, top.vectors) * top.vectors).sum(2, dtype=torch.float64) for rows in chunks]
+    return (torch.cat(along).std(0) / n**0.5).cpu().numpy()
 
 
 def _outer(hv: PerSampleHessian, how: _How) -> tuple[Eigenpairs, Draws, int]:

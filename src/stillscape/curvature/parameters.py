@@ -46,8 +46,9 @@ class Parameters:
 
     def join(self, pieces: Sequence[Tensor], out: Float[Tensor, "*batch P"]) -> None:
         """Add the pieces, each of shape ``(*batch, *shape)``, to flat vectors."""
-        for piece, place in zip(pieces, self.slices.values(), strict=True):
-            out[..., place] += piece.reshape(*out.shape[:-1], -1)
+        flat = [piece.reshape(*out.shape[:-1], -1) for piece in pieces]  # all of it first: from here on nothing fails
+        for piece, place in zip(flat, self.slices.values(), strict=True):
+            out[..., place] += piece
 
     def _live(self) -> list[nn.Parameter]:
         named = dict(self._model.named_parameters())

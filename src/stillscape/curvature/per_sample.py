@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -107,6 +108,11 @@ class PerSampleHessian:
         return self._runner.parameters.slices
 
     @property
+    def at_once(self) -> int:
+        """How many samples of which each has a result of its own are run together."""
+        return self._runner.at_once
+
+    @property
     def memory_bytes(self) -> int:
         """How much samples that are computed together may take."""
         return self._runner.memory_bytes
@@ -131,8 +137,11 @@ class PerSampleHessian:
         if len(vectors) != len(rows):
             raise InputError(f"vectors hold {len(vectors)} rows for {len(rows)} samples; each needs its own.")
         result = torch.zeros_like(vectors)
-        for place, chunk in self._runner.chunks_of_each(rows):
-            self._add(self._runner.graph_of_each(chunk, self.part), vectors[place], result[place])
+
+        def work(rows: tuple[int, ...], place: slice) -> None:
+            self._add(self._runner.graph_of_each(rows, self.part), vectors[place], result[place])
+
+        self._runner.over_each(rows, work)
         self.num_sample_products += len(rows)
         return result
 
@@ -143,10 +152,14 @@ class PerSampleHessian:
         """
         rows, vectors = self._rows(rows), self._vectors("vectors", vectors, 2)
         result = vectors.new_zeros(len(rows), *vectors.shape)
-        for place, chunk in self._runner.chunks_of_each(rows):
-            graph = self._runner.graph_of_each(chunk, self.part)
+
+        def work(rows: tuple[int, ...], place: slice) -> None:
+            result[place] = 0  # in case it was begun before
+            graph = self._runner.graph_of_each(rows, self.part)
             for j, vector in enumerate(vectors):
-                self._add(graph, vector.expand(len(chunk), -1), result[place, j])
+                self._add(graph, vector.expand(len(rows), -1), result[place, j])
+
+        self._runner.over_each(rows, work)
         self.num_sample_products += len(rows) * len(vectors)
         return result
 
@@ -159,9 +172,10 @@ class PerSampleHessian:
         vectors = self._vectors("vectors", vectors, 2)
         result = torch.zeros_like(vectors)
         for _, chunk in self._runner.chunks_of_batch(range(self.num_samples)):
-            graph = self._runner.graph_of_batch(chunk, self.part)
+            graphs = _Last(self._runner, self.part)
             for vector, products in zip(vectors, result, strict=True):
-                self._add(graph, vector, products)
+                for moved in self._runner.over_batch(chunk, partial(graphs.product, vector)):
+                    self._runner.parameters.join(moved, products)
         self.num_sample_products += self.num_samples * len(vectors)
         return result / self.num_samples
 
@@ -186,16 +200,18 @@ class PerSampleHessian:
         """Return the losses of `rows` (all unless given) at w, or at w + `shift`."""
         with torch.no_grad():
             leaves = self._runner.leaves(self._shift(shift))
-            chunks = self._runner.chunks_of_batch(self._rows(rows))
-            return torch.cat([self._runner.batch(chunk, leaves).losses for _, chunk in chunks])
+            found = self._runner.over_batch(self._rows(rows), lambda rows: self._runner.batch(rows, leaves).losses)
+            return torch.cat(list(found))
 
     def gradients(self, rows: Sequence[int] | None = None) -> Float[Tensor, "rows P"]:
         """Return the gradient of the loss of each of `rows` (all unless given)."""
         rows = self._rows(rows)
         result = torch.zeros(len(rows), self.num_parameters, dtype=self.dtype, device=self.device)
-        for place, chunk in self._runner.chunks_of_each(rows):
-            gradient = self._runner.gradient_of_each(chunk)
-            self._runner.parameters.join(gradient, result[place])
+
+        def work(rows: tuple[int, ...], place: slice) -> None:
+            self._runner.parameters.join(self._runner.gradient_of_each(rows), result[place])
+
+        self._runner.over_each(rows, work)
         return result
 
     def mean_gradient(
@@ -204,8 +220,9 @@ class PerSampleHessian:
         """Return the gradient of the mean loss over `rows` (all unless given) at w, or at w + `shift`."""
         rows, shift = self._rows(rows), self._shift(shift)
         result = torch.zeros(self.num_parameters, dtype=self.dtype, device=self.device)
-        for _, chunk in self._runner.chunks_of_batch(rows):
-            self._runner.parameters.join(self._runner.gradient_of_batch(chunk, self.part, shift), result)
+        of_part = partial(self._runner.gradient_of_batch, part=self.part, shift=shift)
+        for gradient in self._runner.over_batch(rows, of_part):
+            self._runner.parameters.join(gradient, result)
         return result / len(rows)
 
     def point(self) -> Float[Tensor, " P"]:
@@ -242,6 +259,7 @@ class PerSampleHessian:
         return LinearOperator((size, size), matvec=apply, rmatvec=apply, matmat=apply, rmatmat=apply, dtype=dtype)
 
     def _with(self, runner: Runner, part: str) -> "PerSampleHessian":
+        runner.halves.fits = self._runner.halves.fits  # what was learned, and said, holds there too
         other = copy.copy(self)
         other._runner, other.part, other.num_sample_products = runner, part, 0
         return other
@@ -269,3 +287,19 @@ class PerSampleHessian:
     def _add(self, graph: Graph, vectors: Tensor, result: Tensor) -> None:
         """Add a graph's product with a vector (or one for each of its samples) to `result`."""
         self._runner.parameters.join(graph.product(self._runner.parameters.split(vectors)), result)
+
+
+class _Last:
+    """Products of a batch's Hessian, its graph kept from one vector to the next."""
+
+    def __init__(self, runner: Runner, part: str) -> None:
+        self._runner, self._part = runner, part
+        self._rows: tuple[int, ...] = ()
+        self._graph: Graph | None = None
+
+    def product(self, vector: Tensor, rows: tuple[int, ...]) -> Sequence[Tensor]:
+        """Return the product with `vector`, in pieces."""
+        if self._graph is None or rows != self._rows:
+            self._graph = None  # before the next one is made: both may be too much
+            self._graph, self._rows = self._runner.graph_of_batch(rows, self._part), rows
+        return self._graph.product(self._runner.parameters.split(vector))

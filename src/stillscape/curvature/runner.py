@@ -6,11 +6,14 @@ own copy of the parameters (for single samples), or one sample after the other, 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from stillscape._errors import InputError
+from stillscape._room import Halves
 from stillscape.curvature.graph import Graph
 from stillscape.curvature.network import Forward, Network
 from stillscape.curvature.parameters import Parameters
@@ -19,6 +22,11 @@ from stillscape.curvature.second_order import log, say_which_attention
 
 COPIES = 4  # of the parameters that the graph of one sample holds, when it has its own: point, gradient, and on the way
 MOST = 256  # samples of a chunk; more are no faster
+ALONE = (
+    "memory ran out in a product with the Hessian of a single sample; take fewer parameters (params=...), a smaller "
+    "model, or a machine with more memory."
+)
+T = TypeVar("T")
 Chunk = tuple[slice, tuple[int, ...]]  # where its results go, and which samples it holds
 
 
@@ -45,6 +53,11 @@ class Runner:
     is_batched: bool = True
     is_mapped: bool = True
     kept: dict[tuple[str, str, tuple[int, ...]], tuple[Graph, int]] | None = field(default=None, repr=False)
+    halves: Halves = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Begin with whole chunks."""
+        self.halves = Halves(ALONE, self._let_go)
 
     @property
     def parameters(self) -> Parameters:
@@ -152,13 +165,43 @@ class Runner:
     def chunks_of_batch(self, rows: Sequence[int]) -> Iterator[Chunk]:
         """Yield chunks that are summed over."""
         size = min(MOST, max(1, self.memory_bytes // (2 * self.sample_bytes))) if self.is_batched else 1
-        return self._chunks(rows, size)
+        return self._chunks(rows, min(size, self.halves.fits or size))
 
     def chunks_of_each(self, rows: Sequence[int]) -> Iterator[Chunk]:
         """Yield chunks of which each sample has a result of its own."""
+        return self._chunks(rows, self.at_once)
+
+    @property
+    def at_once(self) -> int:
+        """How many samples of which each has a result of its own are run together."""
         each = self.sample_bytes + self._own_bytes
         size = min(MOST, max(1, self.memory_bytes // each)) if self.is_mapped else 1
-        return self._chunks(rows, size)
+        return min(size, self.halves.fits or size)
+
+    def over_batch(self, rows: Sequence[int], work: Callable[[tuple[int, ...]], T]) -> Iterator[T]:
+        """Yield work on all samples, chunk by chunk, in halves where the memory is short; it may be begun again.
+
+        Raises:
+            RunError: if memory runs out with a single sample.
+        """
+        for _, chunk in self.chunks_of_batch(rows):
+            yield from self.halves.parts(len(chunk), partial(_on_part, chunk, work))
+
+    def over_each(self, rows: Sequence[int], work: Callable[[tuple[int, ...], slice], None]) -> None:
+        """Likewise where each sample has a result of its own; `work` is told where among `rows` the results go.
+
+        Raises:
+            RunError: if memory runs out with a single sample.
+        """
+        for place, chunk in self.chunks_of_each(rows):
+            for _ in self.halves.parts(len(chunk), partial(_on_places, chunk, place.start, work)):
+                pass
+
+    def _let_go(self, at_once: int) -> None:
+        if self.kept:
+            self.kept.clear()
+        if self.halves.fits is None:
+            log.warning("memory ran out with %s samples at a time; products go on with half as many.", at_once)
 
     def _chunks(self, rows: Sequence[int], size: int) -> Iterator[Chunk]:
         for start in range(0, len(rows), size):
@@ -211,3 +254,11 @@ class Runner:
                 return graph
             self.kept[key] = (graph, num_bytes)
         return self.kept[key][0]
+
+
+def _on_part(chunk: tuple[int, ...], work: Callable[[tuple[int, ...]], T], part: slice) -> T:
+    return work(chunk[part])
+
+
+def _on_places(chunk: tuple[int, ...], start: int, work: Callable[[tuple[int, ...], slice], None], part: slice) -> None:
+    work(chunk[part], slice(start + part.start, start + part.stop))

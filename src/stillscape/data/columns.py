@@ -1,5 +1,6 @@
 """Which column of a table holds the images, which the labels: shared by parquet files and Hugging Face datasets."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,11 +70,24 @@ class Columns:
         return column
 
 
-def decode_cell(cell: object, folder: Path, *, window: tuple[float, float] | None, name: str) -> Image.Image:
-    """Read the image in a cell: encoded bytes, or a mapping with `bytes`, or with a `path` relative to `folder`."""
+def decode_cell(
+    cell: object, folder: Path, *, window: tuple[float, float] | None, name: str, also: Sequence[Path] = ()
+) -> Image.Image:
+    """Read the image in a cell: encoded bytes, or a mapping with `bytes`, or with a `path` relative to `folder`.
+
+    A table that came from elsewhere may name any file; only those below `folder` or one of `also` are opened.
+    """
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, Mapping) else (cell, None)
     if isinstance(data, bytes):
         return decode_bytes(data, window=window, name=name)
     if path:
+        inside = any(_below(folder / path, root) for root in (folder, *also))
+        if "\0" in str(path) or not inside:
+            raise BrokenImage(f"{name} names the file {path!r}, which doesn't lie with its table and is not opened.")
         return decode_file(folder / path, window=window, name=name)
     raise BrokenImage(f"{name} holds no image.")
+
+
+def _below(path: Path, root: Path) -> bool:
+    # By its name, not by where links lead: caches of the Hub are made of links.
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))

@@ -20,15 +20,17 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 class DatasetReader:
     """Reads the image of a row of a Hugging Face dataset, from its encoded bytes."""
 
-    def __init__(self, dataset: Any, column: str, window: tuple[float, float] | None):
+    def __init__(self, dataset: Any, column: str, window: tuple[float, float] | None, folder: Path | None):
         self._dataset = dataset
         self._column = column
         self._window = window
+        self._folder = folder
 
     def __call__(self, row: int) -> Image.Image:
         """Return the image of `row`."""
         cell = self._dataset[row][self._column]
-        return decode_cell(cell, Path(), window=self._window, name=f"row {row}")
+        home = self._folder or _caches()[0]
+        return decode_cell(cell, home, window=self._window, name=f"row {row}", also=_caches())
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -55,7 +57,7 @@ def saved_dataset(
         raise InputError(
             f"{folder.name} can't be read as a saved dataset: {_first_line(error)}. Save it again with save_to_disk."
         ) from error
-    return _dataset_images(loaded, folder.resolve().name, labels=labels, groups=groups, window=window)
+    return _dataset_images(loaded, folder.resolve().name, folder, labels=labels, groups=groups, window=window)
 
 
 def hub_dataset(name: str, *, labels: str | None, groups: str | None, window: tuple[float, float] | None) -> ImageSet:
@@ -69,11 +71,17 @@ def hub_dataset(name: str, *, labels: str | None, groups: str | None, window: tu
             f"data is {name!r}; there is no such file or folder here, no built-in data of that name, and "
             f"the Hugging Face Hub did not deliver it: {_first_line(error)}"
         ) from error
-    return _dataset_images(loaded, name, labels=labels, groups=groups, window=window)
+    return _dataset_images(loaded, name, None, labels=labels, groups=groups, window=window)
 
 
 def _dataset_images(
-    loaded: Any, name: str, *, labels: str | None, groups: str | None, window: tuple[float, float] | None
+    loaded: Any,
+    name: str,
+    folder: Path | None,
+    *,
+    labels: str | None,
+    groups: str | None,
+    window: tuple[float, float] | None,
 ) -> ImageSet:
     dataset, name = _one_split(loaded, name)
     columns = _columns(dataset, name)
@@ -86,7 +94,7 @@ def _dataset_images(
     # Undecoded, so that these images take the same way through our reader as files do.
     encoded = dataset.with_format(None).select_columns([image]).cast_column(image, _undecoded())
     names = tuple(f"row {row}" for row in range(codes.size))
-    return ImageSet(name, names, codes, classes, group_codes, DatasetReader(encoded, image, window))
+    return ImageSet(name, names, codes, classes, group_codes, DatasetReader(encoded, image, window, folder))
 
 
 def _one_split(loaded: Any, name: str) -> tuple[Any, str]:
@@ -117,6 +125,14 @@ def _columns(dataset: Any, table: str) -> Columns:
         encoded=(*binary, *structs),
         class_names={name: kind.names for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)},
     )
+
+
+def _caches() -> tuple[Path, ...]:
+    """Return where the libraries of the Hub keep the files that they have downloaded."""
+    import datasets
+    import huggingface_hub
+
+    return Path(datasets.config.HF_DATASETS_CACHE), Path(huggingface_hub.constants.HF_HUB_CACHE)
 
 
 def _values(dataset: Any, column: str) -> list[object]:

@@ -42,9 +42,10 @@ def write_activations(
         rows = range(start, min(start + READ_AT_ONCE, len(images.files)))
         batch = pixel_values(pretrained.processor, [images.read(row) for row in rows])
         if not arrays:
-            _refuse_if_too_large(targets, batch[:1], len(images.files), most_bytes)
+            first = {path: encoded(split, batch[:1], pretrained.device) for path, split in targets.items()}
+            _refuse_if_too_large(first, len(images.files), most_bytes)
         for path, split in targets.items():
-            activations = _encoded(split, batch)
+            activations = encoded(split, batch, pretrained.device)
             if path not in arrays:
                 arrays[path] = _new_array(path, (len(images.files), *activations.shape[1:]))
             if activations.shape[1:] != arrays[path].shape[1:]:
@@ -57,14 +58,12 @@ def write_activations(
         _put_in_place(path, array)
 
 
-def _refuse_if_too_large(
-    targets: Mapping[Path, Split], image: Tensor, num_images: int, most_bytes: float | None
-) -> None:
-    """Say before the first byte is written what would not fit, and what can be done."""
-    folder = next(iter(targets)).parent
+def _refuse_if_too_large(first: Mapping[Path, np.ndarray], num_images: int, most_bytes: float | None) -> None:
+    """Say before the first byte is written what would not fit, by one image of each array, and what can be done."""
+    folder = next(iter(first)).parent
     folder.mkdir(parents=True, exist_ok=True)
-    new = sum(_encoded(split, image).nbytes * num_images for split in targets.values())
-    held = sum(path.stat().st_size for path in folder.glob("*.npy") if path not in targets)
+    new = sum(array.nbytes * num_images for array in first.values())
+    held = sum(path.stat().st_size for path in folder.glob("*.npy") if path not in first)
     free = shutil.disk_usage(folder).free
     if new > free:
         limit, way = f"{_gib(free)} are free there", "make room, name an --out on a larger disk"
@@ -150,8 +149,9 @@ def _held_rows(index: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _encoded(split: Split, batch: Tensor) -> np.ndarray:
-    return (split.encode(batch) if split.encode else batch).float().numpy()
+def encoded(split: Split, batch: Tensor, device: torch.device) -> np.ndarray:
+    """Return what the frozen part on a device gives for a batch, float32 on the CPU."""
+    return (split.encode(batch.to(device)) if split.encode else batch).float().cpu().numpy()
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from stillscape._folders import Folder
 from stillscape.convergence import Curve, curve_from_draws, mean_over_repeats, training_draws
 from stillscape.experiments.bench import Bench
 from stillscape.experiments.collect import Collected, collect
@@ -15,6 +16,7 @@ from stillscape.experiments.evidence_result import measured_evidence
 from stillscape.experiments.landscape_result import measured_landscape
 from stillscape.experiments.plan import Plan
 from stillscape.experiments.provenance import numbers_from
+from stillscape.experiments.spectrum_result import measured_spectrum
 from stillscape.experiments.store import SCHEMA, Store
 from stillscape.experiments.surface import measure_surface
 from stillscape.sufficiency import assemble, class_statuses, overall_verdict, sentences_beside
@@ -29,7 +31,7 @@ def draws_for(metric: str) -> int:
     return DRAWS if metric == "accuracy" else DRAWS_OF_FUNCTION
 
 
-def analyze(bench: Bench, data_name: str, folder: Path) -> dict[str, Any]:
+def analyze(bench: Bench, data_name: str, folder: Folder) -> dict[str, Any]:
     """Return the content of ``result.json`` from the records in a run folder; nothing is trained."""
     cells, probes = Store(folder), Store(folder, "probes")
     question = _question(bench, data_name)
@@ -88,6 +90,7 @@ def _measured(collected: Collected, probes: Store, question: dict[str, Any]) -> 
     plan = collected.bench.plan
     surface, evidence = measure_surface(collected, probes), measured_evidence(collected)
     landscape, unseen = measured_landscape(collected)
+    spectrum, unsettled = measured_spectrum(collected)
     names = dict.fromkeys([plan.metric, "accuracy"])
     panel = assemble(
         collected.adapt,
@@ -115,9 +118,10 @@ def _measured(collected: Collected, probes: Store, question: dict[str, Any]) -> 
         "said": sentences_beside(panel.result, classes, question),
         "constants": surface.constants,
         "evidence": evidence.meanings,
+        "spectrum": spectrum,
         "surface": landscape,
         "cells": _cell_rows(collected),
-        "notes": [*collected.bench.notes, *failed, *surface.notes, *unseen],
+        "notes": [*collected.bench.notes, *failed, *surface.notes, *unsettled, *unseen],
     }, panel.best_draws
 
 
@@ -130,6 +134,7 @@ def _failed(collected: Collected) -> dict[str, Any]:
     empty: dict[str, Any] = {
         "criteria": {},
         "curves": {},
+        "joint": [],
         "gains": [],
         "noise_floor": {},
         "variance": [],
@@ -139,6 +144,7 @@ def _failed(collected: Collected) -> dict[str, Any]:
         "baseline": None,
         "forecast": None,
         "stability": None,
+        "spectrum": None,
         "surface": None,
     }
     rest = {"constants": {}, "evidence": {}, "cells": cells, "notes": list(collected.bench.notes)}

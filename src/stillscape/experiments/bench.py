@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from stillscape._errors import InputError
 from stillscape._files import no_room_is_said
+from stillscape._folders import Folder, cache_folder
 from stillscape.data import (
     ImageSet,
     fingerprint,
@@ -23,14 +25,20 @@ from stillscape.data import (
     scan,
 )
 from stillscape.experiments.activations import is_whole, write_activations
+from stillscape.experiments.devices import available
 from stillscape.experiments.lock import one_at_a_time
 from stillscape.experiments.plan import Plan
 from stillscape.experiments.progress import Progress
 from stillscape.experiments.store import content_key
-from stillscape.experiments.threads import thread_count
+from stillscape.experiments.threads import plans_settings
 from stillscape.models import Pretrained, Split, load_pretrained, parse_adaptation, split_model
+from stillscape.training import check_precision
 
 SMALL = 2000  # under this many images each one is scored out of fold, so that none of the precision is given away
+TRUSTED = (
+    "trust_remote_code: Python code that comes with model {model!r} is run on this machine, with all that you may do "
+    "here; Stillscape has not looked at it."
+)
 METHOD = 1  # raise when the numbers of a cell change for the same plan, so that old records are not taken for new ones
 
 
@@ -102,8 +110,8 @@ class Bench:
 
     @cached_property
     def pretrained(self) -> Pretrained:
-        """The model, loaded on first use."""
-        return load_pretrained(self.plan.model)
+        """The model, loaded on first use, where the plan computes."""
+        return _on_device(self.plan)
 
     def cells(self) -> list[Cell]:
         """Return all cells of the plan."""
@@ -127,6 +135,7 @@ class Bench:
                 "evaluation": [*evaluation, plan.split_seed],
                 "recipe": plan.recipe(cell.adapt).model_dump(mode="json"),
                 "threads": plan.threads,
+                **plan.arithmetic(),
                 "cell": [cell.adapt, cell.k, cell.permutation, cell.seed],
             }
         )
@@ -159,7 +168,7 @@ class Bench:
         Raises:
             InputError: if that takes more of the disk than is free, or than the plan's `cache_gib`.
         """
-        with thread_count(self.plan.threads):
+        with plans_settings(self.plan):
             splits = {self.input_path(adapt): self.split(adapt) for adapt in adapts}
             if all(is_whole(path) for path in splits):
                 return
@@ -181,21 +190,23 @@ class Bench:
         if adapt not in self._boundaries:
             self._boundaries[adapt] = self.split(adapt).boundary
         content = [METHOD, self.data_fingerprint, self.model_fingerprint, self._boundaries[adapt], self.plan.threads]
-        return self.cache / f"{content_key(content)}.npy"
+        device = [] if self.plan.device_type == "cpu" else [self.plan.device_type]
+        return self.cache / f"{content_key([*content, *device])}.npy"
 
     def _seed(self, purpose: str, *numbers: int) -> int:
         entropy = [self.plan.split_seed, sum(purpose.encode()), *numbers]
         return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
-def set_up(plan: Plan, folder: Path, progress: Progress) -> tuple[Bench, ImageSet]:
+def set_up(plan: Plan, folder: Folder, progress: Progress) -> tuple[Bench, ImageSet]:
     """Return the bench of a plan and the images to fill its caches from.
 
     Raises:
         InputError: if the data, the model or the sizes can't be used; nothing has been trained by then.
     """
+    check_precision(plan.precision, available(plan.device))
     images, digests, notes = readable_images(plan, progress)
-    pretrained = load_pretrained(plan.model)
+    pretrained = model_of(plan, progress)
     groups = leak_free_groups(images.groups, digests)
     copies = len(digests) - len(set(digests))
     if copies:
@@ -203,7 +214,7 @@ def set_up(plan: Plan, folder: Path, progress: Progress) -> tuple[Bench, ImageSe
     fold = _held_out_parts(plan, images.labels, groups)
     bench = Bench(
         plan=plan,
-        cache=folder / "cache",
+        cache=cache_folder(folder),
         classes=images.classes,
         labels=images.labels,
         groups=groups,
@@ -216,6 +227,20 @@ def set_up(plan: Plan, folder: Path, progress: Progress) -> tuple[Bench, ImageSe
     )
     bench.__dict__["pretrained"] = pretrained  # what the cached property would load a second time
     return bench, images
+
+
+def model_of(plan: Plan, progress: Progress) -> Pretrained:
+    """Return the plan's model; where code that comes with it may be run, that is said before it is."""
+    if plan.trust_remote_code:
+        progress.say(TRUSTED.format(model=plan.model))
+    return _on_device(plan)
+
+
+def _on_device(plan: Plan) -> Pretrained:
+    found = load_pretrained(plan.model, trust_remote_code=plan.trust_remote_code)
+    backbone: nn.Module = found.backbone  # whose own `to` is typed without devices
+    backbone.to(available(plan.device))
+    return found
 
 
 def readable_images(plan: Plan, progress: Progress) -> tuple[ImageSet, list[str], list[str]]:

@@ -7,43 +7,39 @@ from typing import Any
 
 import numpy as np
 
+from stillscape._errors import MemoryShortError
 from stillscape.experiments.bench import Bench, Cell
 from stillscape.experiments.store import Store, finite_or_none
 from stillscape.models import trained_state
 from stillscape.training import Fit, Scores, fit, metrics, per_class_recall, score
 
+OUT_OF_MEMORY = "out_of_memory"  # of a record: more memory may mend it
 KEPT_PARAMETERS = 20_000_000  # per fold; above it w_k is not stored, and quantities that need it are said to be missing
 
 
 def run_cell(bench: Bench, store: Store, cell: Cell) -> None:
-    """Measure one cell and store its record; a training that fails is recorded as failed, with its reason."""
-    labels, inputs = bench.labels, bench.inputs(cell.adapt)
-    recipe = bench.plan.recipe(cell.adapt)
+    """Measure one cell and store its record; one that fails is recorded as failed, with its reason.
+
+    Where memory runs out with a single image, in training or when it is scored, the record says so in `OUT_OF_MEMORY`:
+    a later call, with more of it, measures the cell again (see `stillscape.experiments.mend`).
+    """
     parts: list[dict[str, Any]] = []
     tables: list[dict[str, np.ndarray]] = []
     weights: dict[str, np.ndarray] = {}
     started = time.perf_counter()
     for fold in bench.fold_numbers:
-        rows = bench.training_rows(cell.k, cell.permutation, fold)
-        seed = bench.training_seed(cell, fold)
-        suffix = bench.split(cell.adapt, seed).suffix
-        before = time.perf_counter()
-        result = fit(suffix, inputs, labels, rows, recipe, seed=seed)
-        parts.append(_fold_record(fold, len(rows), result, time.perf_counter() - before))
-        if result.scores is None:
+        try:
+            parts.append(_measure_fold(bench, cell, fold, tables, weights))
+        except MemoryShortError:
+            reason = "out of memory with a single image, where it is only scored"
+            counts = {"num_training": len(bench.training_rows(cell.k, cell.permutation, fold)), "steps": 0}
+            failed = {"status": "failed", "reason": reason, "stop": "failed", "gradient_norm": None}
+            parts.append({"fold": fold, **counts, **failed})
+        if parts[-1]["status"] == "failed":
             break
-        held_out = bench.held_out_rows(fold)
-        before = time.perf_counter()
-        scores = score(suffix, inputs, labels, held_out)
-        parts[-1]["heldout_scoring_s"] = time.perf_counter() - before
-        tables += [
-            _table(fold, "train", rows, labels, result.scores),
-            _table(fold, "heldout", held_out, labels, scores),
-        ]
-        state = trained_state(suffix)
-        if sum(tensor.numel() for tensor in state.values()) <= KEPT_PARAMETERS:
-            weights.update({f"fold{fold}/{name}": tensor.numpy() for name, tensor in state.items()})
     record = {"cell": cell.__dict__, **_outcome(parts), "folds": parts}
+    if record["reason"] and "out of memory" in parts[-1]["reason"]:
+        record[OUT_OF_MEMORY] = True
     losses = None
     if record["status"] == "ok":
         columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
@@ -51,6 +47,33 @@ def run_cell(bench: Bench, store: Store, cell: Cell) -> None:
         losses = _arrow_columns(columns)
     record |= {"seconds": time.perf_counter() - started, "peak_memory_bytes": peak_memory_bytes()}
     store.write(bench.key(cell), record, losses, weights if losses else None)
+
+
+def _measure_fold(
+    bench: Bench, cell: Cell, fold: int, tables: list[dict[str, np.ndarray]], weights: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Train outside a fold and score what was held out; add to tables and weights, and return what to record."""
+    labels, inputs = bench.labels, bench.inputs(cell.adapt)
+    rows, seed = bench.training_rows(cell.k, cell.permutation, fold), bench.training_seed(cell, fold)
+    suffix = bench.split(cell.adapt, seed).suffix
+    before = time.perf_counter()
+    recipe, precision = bench.plan.recipe(cell.adapt), bench.plan.precision
+    result = fit(suffix, inputs, labels, rows, recipe, seed=seed, precision=precision)
+    part = _fold_record(fold, len(rows), result, time.perf_counter() - before)
+    if result.scores is None:
+        return part
+    held_out = bench.held_out_rows(fold)
+    before = time.perf_counter()
+    scores = score(suffix, inputs, labels, held_out)
+    part["heldout_scoring_s"] = time.perf_counter() - before
+    tables += [
+        _table(fold, "train", rows, labels, result.scores),
+        _table(fold, "heldout", held_out, labels, scores),
+    ]
+    state = trained_state(suffix)
+    if sum(tensor.numel() for tensor in state.values()) <= KEPT_PARAMETERS:
+        weights.update({f"fold{fold}/{name}": tensor.numpy() for name, tensor in state.items()})
+    return part
 
 
 def record_timeout(bench: Bench, store: Store, cell: Cell, seconds: float) -> None:

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stillscape._errors import InputError
+from stillscape._folders import Folder, as_folder
 from stillscape.convergence import bootstrap_curve
 from stillscape.experiments.differing import K_STAR, SCORES, barred, differences
 from stillscape.experiments.recorded import HeldOut, RecordedRun
 from stillscape.experiments.run import read_result
 from stillscape.experiments.store import SCHEMA
 from stillscape.sufficiency import (
+    MOST_TOGETHER,
+    Answer,
     answer_of,
     fewest,
     forecast,
@@ -21,6 +23,7 @@ from stillscape.sufficiency import (
     in_a_list,
     score_difference,
     sentence_among,
+    widening,
 )
 from stillscape.training import weighted_metric
 
@@ -30,21 +33,23 @@ DRAWS_OF_FUNCTION = 200
 _PAIRED, _APART = "paired", "apart"
 
 
-def compare_runs(folders: Iterable[str | Path]) -> dict[str, Any]:
+def compare_runs(folders: Iterable[str | Folder]) -> dict[str, Any]:
     """Return what several run folders say side by side.
 
     Every adaptation of every run is one contender. A contender needs fewer images than another if the interval of its
     k* ends before the other's begins (`stillscape.sufficiency.needs_fewer`). Scores are compared at the largest size
     that all have measured: image by image where the same held-out images were scored in the same orders and seeds
-    and the data have no groups, else as if measured apart, which is wider. Each interval holds by itself; of many
-    pairs, one may be off by chance.
+    and the data have no groups, else as if measured apart, which is wider. What is claimed of more than two holds
+    together at the level asked for (Bonferroni): intervals of k* are those at the level for so many, kept in each
+    result; intervals of differences are widened for all pairs, since the best is chosen by the same data.
 
     Args:
         folders: at least two different run folders, or folders of `DataSufficiency.save`.
 
     Returns:
-        {"schema", "verdict": {"status", "fewest", "sentence"}, "comparable", "differences", "runs", "contenders",
-        "scores", "forecast"}. The status is "told", "cannot_tell", "none_reached" or "not_comparable".
+        {"schema", "verdict": {"status", "fewest", "sentence"}, "joint": {"contenders", "pairs", "level", "method"},
+        "comparable", "differences", "runs", "contenders", "scores", "forecast"}. The status is "told", "cannot_tell",
+        "none_reached" or "not_comparable".
 
     Raises:
         InputError: fewer than two folders, one given twice, or one without a result.
@@ -52,7 +57,7 @@ def compare_runs(folders: Iterable[str | Path]) -> dict[str, Any]:
 
     Cost: reads all records of the folders; some 20 ms for each forecast, 0.1 s for each paired difference.
     """
-    runs = [RecordedRun(folder, read_result(folder)) for folder in _checked([Path(folder) for folder in folders])]
+    runs = [RecordedRun(folder, read_result(folder)) for folder in _checked([as_folder(folder) for folder in folders])]
     for run in runs:
         if not run.result.get("results"):
             raise InputError(f"{str(run.folder)!r} holds a result without any adaptation; run it again.")
@@ -63,6 +68,7 @@ def compare_runs(folders: Iterable[str | Path]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "verdict": _verdict(runs, contenders, barred(found, K_STAR)),
+        "joint": _joint(runs, contenders),
         "comparable": {thing: not barred(found, thing) for thing in (K_STAR, SCORES)},
         "differences": found,
         "metric": metric,
@@ -71,16 +77,16 @@ def compare_runs(folders: Iterable[str | Path]) -> dict[str, Any]:
              "provenance": run.result.get("provenance") or {}}
             for name, run in zip(names, runs, strict=True)
         ],
-        "contenders": [_told(runs[each["run"]], each, metric) for each in contenders],
+        "contenders": [_told(runs[each["run"]], each, metric, len(contenders)) for each in contenders],
         "scores": _scores(runs, contenders, metric, barred(found, SCORES)),
         "forecast": _forecast(runs, contenders, metric),
     }  # fmt: skip
 
 
-def _checked(folders: Sequence[Path]) -> Sequence[Path]:
+def _checked(folders: Sequence[Folder]) -> Sequence[Folder]:
     if len(folders) < 2:
         raise InputError(f"{len(folders)} run folder given; a comparison needs two or more: stillscape compare A B.")
-    seen: dict[Path, Path] = {}
+    seen: dict[Folder, Folder] = {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{str(folder)!r} is no folder; name run folders, such as runs/demo.")
@@ -90,7 +96,7 @@ def _checked(folders: Sequence[Path]) -> Sequence[Path]:
     return folders
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def _names(folders: Sequence[Folder]) -> list[str]:
     """Return the shortest ends of the paths that tell the runs apart."""
     parts = [folder.resolve().parts for folder in folders]
     for depth in range(1, max(map(len, parts)) + 1):
@@ -133,13 +139,36 @@ def _verdict(runs: Sequence[RecordedRun], contenders: Sequence[Mapping], bars: S
         sentence = f"These runs can't be ranked by how many images they need: they differ in {in_a_list(bars)}."
         return {"status": "not_comparable", "fewest": [], "sentence": sentence}
     questions = [runs[each["run"]].result.get("question") or {} for each in contenders]
-    answers = [answer_of(each["entry"], question) for each, question in zip(contenders, questions, strict=True)]
-    level = questions[0].get("level") or 0.9
+    level, many = questions[0].get("level") or 0.9, len(contenders)
+    read = [answer_of(each["entry"], question, many) for each, question in zip(contenders, questions, strict=True)]
+    answers = [answer for answer in read if answer is not None]
+    if len(answers) < many:
+        return {"status": "cannot_tell", "fewest": list(range(many)), "sentence": _not_together(contenders, read)}
     status, sentence = sentence_among([label_of(each) for each in contenders], answers, level)
     return {"status": status, "fewest": [] if status == "none_reached" else fewest(answers), "sentence": sentence}
 
 
-def _told(run: RecordedRun, contender: Mapping[str, Any], metric: str | None) -> dict[str, Any]:
+def _joint(runs: Sequence[RecordedRun], contenders: Sequence[Mapping]) -> dict[str, Any]:
+    """Return at what level all that is claimed holds together, and for how many."""
+    many = len(contenders)
+    level = (runs[0].result.get("question") or {}).get("level") or 0.9
+    return {"contenders": many, "pairs": many * (many - 1) // 2, "level": level, "method": "Bonferroni"}
+
+
+def _not_together(contenders: Sequence[Mapping], answers: Sequence[Answer | None]) -> str:
+    many = len(contenders)
+    if many > MOST_TOGETHER:
+        why = f"intervals that hold together are kept for up to {MOST_TOGETHER} answers; compare fewer"
+    else:
+        names = [label_of(each) for each, answer in zip(contenders, answers, strict=True) if answer is None]
+        why = (
+            f"the result of {in_a_list(names)} is of an earlier version and holds none; run the plan again in its "
+            "folder, which trains nothing"
+        )
+    return f"Which of these {many} needs the fewest images needs intervals that hold for all of them together: {why}."
+
+
+def _told(run: RecordedRun, contender: Mapping[str, Any], metric: str | None, many: int) -> dict[str, Any]:
     entry = contender["entry"]
     wanted = [name for name in (metric, f"{metric}_forecast") if name in (entry.get("curves") or {})]
     return {
@@ -148,6 +177,7 @@ def _told(run: RecordedRun, contender: Mapping[str, Any], metric: str | None) ->
         "adapt": contender["adapt"],
         "label": label_of(contender),
         "verdict": entry["verdict"],
+        "together": next((row for row in entry.get("joint") or [] if row["intervals"] == many > 2), None),
         "curves": {name: entry["curves"][name] for name in wanted},
         "seconds": run.seconds(entry["adapt"]),
         "trained_parameters": run.trained_parameters(entry["adapt"]),
@@ -185,7 +215,9 @@ def _scores(
     for place, row in enumerate(rows):
         row["behind"] = None
         if place in known and place != best:
-            row["behind"] = _behind(runs, contenders[best], contenders[place], points[best], points[place], k, metric)
+            pair = (contenders[best], contenders[place])
+            wider = _widening(runs, len(known))
+            row["behind"] = _behind(runs, *pair, points[best], points[place], k, metric, wider)
     return {"k": k, "best": best, "rows": rows, "reason": ""}
 
 
@@ -203,6 +235,7 @@ def _behind(
     at_other: Any,
     k: int,
     metric: str,
+    wider: float,
 ) -> dict[str, Any]:
     """Return by how much the best is ahead (positive: better), with its interval, and whether that is sure."""
     level = (runs[best["run"]].result.get("question") or {}).get("level") or 0.9
@@ -215,9 +248,15 @@ def _behind(
         mean = at_best[0] - at_other[0]
         low, high = (float(end) for end in np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]))
         kind = _PAIRED
+    low, high = mean - wider * (mean - low), mean + wider * (high - mean)
     if not higher_is_better(metric):
         mean, low, high = -mean, -high, -low
     return {"mean": mean, "low": low, "high": high, "kind": kind, "told": low > 0}
+
+
+def _widening(runs: Sequence[RecordedRun], many: int) -> float:
+    level = (runs[0].result.get("question") or {}).get("level") or 0.9
+    return widening(level, max(1, many * (many - 1) // 2))
 
 
 def _paired_draws(pair: Sequence[tuple[RecordedRun, str]], k: int, metric: str) -> np.ndarray | None:

@@ -3,25 +3,27 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-import torch
 
 from stillscape._errors import InputError
 from stillscape.data import ImageSet
+from stillscape.experiments.activations import encoded
 from stillscape.experiments.bench import Bench
 from stillscape.experiments.evidence import IMAGES
 from stillscape.experiments.landscape import PLANES
 from stillscape.experiments.local import num_workers
 from stillscape.experiments.plan import Plan
-from stillscape.experiments.threads import thread_count
+from stillscape.experiments.spectrum import MOST_IMAGES, sizes_among
+from stillscape.experiments.threads import plans_settings
+from stillscape.experiments.trajectory import chosen_sizes
 from stillscape.models import parse_adaptation, pixel_values
 from stillscape.training import fit, score
 
 MEASURED_IMAGES = 32
 MEASURED_STEPS = 3
 EVIDENCE_PRODUCTS = 150  # with each image, at each size of each order: Takeuchi's forecast and halves
+SPECTRUM_PRODUCTS = 200  # with each image at each size: measured on the demo's last block, with its groups
 START_S = 10.0  # imports, worker start, analysis and report, on a machine such as a laptop
 
 
@@ -65,17 +67,17 @@ def measure_rates(bench: Bench, images: ImageSet, adapt: str) -> tuple[Rates, in
     convex = parse_adaptation(adapt).kind == "head"
     if not convex:
         recipe = recipe.model_copy(update={"steps": MEASURED_STEPS, "early_stop": None})
-    with thread_count(bench.plan.threads):
+    with plans_settings(bench.plan):
         split = bench.split(adapt)
         read, batch = _timed(lambda: pixel_values(bench.pretrained.processor, [images.read(int(row)) for row in rows]))
-        encode, inputs = 0.0, batch
-        if split.encode is not None:
-            with torch.no_grad():
-                split.encode(batch[:2])  # the first call of a kernel sets it up
-                encode, inputs = _timed(partial(split.encode, batch))
-        array, labels = inputs.float().numpy(), bench.labels[rows]
-        fit(split.suffix, array, labels, rows, recipe, seed=0)
-        training, _ = _timed(lambda: fit(split.suffix, array, labels, rows, recipe, seed=0))
+        device = bench.pretrained.device
+        encoded(split, batch[:2], device)  # the first call of a kernel sets it up
+        encode, array = _timed(lambda: encoded(split, batch, device))
+        labels = bench.labels[rows]
+        fit(split.suffix, array, labels, rows, recipe, seed=0, precision=bench.plan.precision)
+        training, _ = _timed(
+            lambda: fit(split.suffix, array, labels, rows, recipe, seed=0, precision=bench.plan.precision)
+        )
         scoring, _ = _timed(lambda: score(split.suffix, array, labels, rows))
     step = training / (len(rows) if convex else MEASURED_STEPS)
     return Rates(read / len(rows), encode / len(rows), step, scoring / len(rows)), array[0].nbytes
@@ -138,11 +140,17 @@ def _cost(bench: Bench, adapt: str, rates: Rates, activation_bytes: int) -> Cost
     # A slope costs about two scorings; a product with a Hessian about four trainings of one image, 20 of them each.
     probes = plan.repeats * probe_images * (len(bench.sizes) + plan.directions) * 3
     products = (plan.repeats * plan.curvature_images * 20 + min(plan.curvature, probe_images) * 60) * 8
+    if plan.curvature >= 2:
+        images = min(plan.curvature, MOST_IMAGES, len(bench.held_out_rows(0)))
+        products += sum(sizes_among(bench.sizes, images)) * SPECTRUM_PRODUCTS * 8
     if plan.evidence:
         looked_at = min(IMAGES, len(bench.held_out_rows(0)))
         products += len(bench.sizes) * plan.repeats * looked_at * EVIDENCE_PRODUCTS * 8
     seen = min(plan.surface, len(bench.held_out_rows(0))) if plan.surface >= 2 else 0
     surface = seen * plan.surface_points**2 * len(PLANES)
+    if plan.surface >= 2:
+        followed = chosen_sizes(bench.sizes)
+        steps += sum(k if convex else recipe.num_steps(k) for k in followed)
     cached = n * (rates.read + rates.encode)
     seconds = cached + steps * rates.step + (scored + probes + products + surface) * rates.score
     passes = scored + (steps if convex else steps * recipe.batch)

@@ -8,7 +8,7 @@ import numpy as np
 from stillscape import bounds
 from stillscape.convergence import Curve, curve_from_draws
 from stillscape.experiments.collect import Collected
-from stillscape.experiments.hessian_curve import curve_key
+from stillscape.experiments.hessian_curve import KIND, curve_key
 from stillscape.experiments.store import Store
 
 #: Curves of the result, and what they are called in the record.
@@ -69,7 +69,7 @@ class Hessians:
 
 def measured_hessians(collected: Collected) -> Hessians:
     """Return what was measured of an adaptation's Hessians; nothing where the plan asks for nothing."""
-    bench, store = collected.bench, Store(collected.store.place.parent, "hessians")
+    bench, store = collected.bench, Store(collected.store.place.parent, KIND)
     key = curve_key(bench, collected.store, collected.adapt)
     if key is None or not store.has(key):
         return Hessians({}, {"status": "missing"}, [])

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +11,7 @@ from sklearn.base import BaseEstimator
 
 from stillscape import _checks
 from stillscape._errors import InputError
+from stillscape._folders import Folder, as_folder
 from stillscape._notebook import Result, result_html
 from stillscape.data import folds, holdout, nested_order, prefix
 from stillscape.experiments.analyze import draws_for
@@ -158,11 +158,11 @@ class DataSufficiency(BaseEstimator):
         self.scores_ = np.array([[cells[(*repeat, k)] for k in sizes] for repeat in repeats])
         return self
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Folder) -> Folder:
         """Write result.json into a folder, where ``stillscape report`` and ``compare`` find it; return its path."""
         if not hasattr(self, "result_"):
             raise InputError("there is no result yet; call fit first.")
-        path = Path(folder) / "result.json"
+        path = as_folder(folder) / "result.json"
         write_json(path, self.result_)
         return path
 

@@ -85,6 +85,10 @@ def _of_plans(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
     if len(recipes) == len(runs) and any(recipe != recipes[0] for recipe in recipes):
         values = [_recipe_in_words(recipe or {}) for recipe in recipes]
         found.append(_difference("training recipe", values, (), "So this is a comparison of recipes, too."))
+    # written where it isn't the default, and by no earlier version
+    precisions = [(run.result.get("provenance") or {}).get("precision", "float32") for run in runs]
+    if any(precision != precisions[0] for precision in precisions):
+        found.append(_difference("precision of training", precisions, (), "Scores and losses are float32 in all."))
     weights = [(run.result.get("provenance") or {}).get("model_fingerprint") for run in runs]
     names = {(run.result.get("question") or {}).get("model") for run in runs}
     if len(names) == 1 and None not in weights and len(set(weights)) > 1:

@@ -4,18 +4,16 @@ A head is looked at in every fold, all else in the first, on images that are hel
 the verdict.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from stillscape._errors import InputError, SelfCheckError
+from stillscape._errors import InputError
+from stillscape._folders import Folder
 from stillscape.curvature import PerSampleHessian
 from stillscape.evidence import (
     SoftmaxHead,
@@ -32,6 +30,8 @@ from stillscape.evidence import (
 )
 from stillscape.evidence.added_sample import MIDDLE
 from stillscape.experiments.bench import Bench, Cell
+from stillscape.experiments.extras import missing_of, store_extra
+from stillscape.experiments.operators import hessians_of
 from stillscape.experiments.probe import FOLD, State, between, gaussian_direction, trained_weights
 from stillscape.experiments.store import Store, content_key, finite_or_none
 from stillscape.models import load_trained_state, parse_adaptation, trained_state
@@ -96,25 +96,18 @@ def part_key(bench: Bench, part: Part) -> str:
     return content_key(content)
 
 
-def missing_parts(bench: Bench, folder: Path, parts: Sequence[Part]) -> list[Part]:
+def missing_parts(bench: Bench, folder: Folder, parts: Sequence[Part]) -> list[Part]:
     """Return those that the run folder does not hold yet."""
-    store = Store(folder, KIND)
-    return [part for part in parts if not store.has(part_key(bench, part))]
+    return missing_of(Store(folder, KIND), parts, lambda part: part_key(bench, part))
 
 
-def run_part(bench: Bench, folder: Path, part: Part) -> None:
+def run_part(bench: Bench, folder: Folder, part: Part) -> None:
     """Measure one part and store it; where it can't be had, the record says why."""
-    cells, store, started = Store(folder), Store(folder, KIND), time.perf_counter()
-    try:
-        record = _measure(bench, cells, part)
-    except (RuntimeError, NotImplementedError, SelfCheckError, InputError) as error:
-        # An operator without second derivative, or a surface that is singular.
-        record = {"status": "missing", "reason": f"{part.name} could not be measured: {str(error).splitlines()[0]}"}
-    seconds = time.perf_counter() - started
-    store.write(part_key(bench, part), {"reason": "", "part": part.name, **record, "seconds": seconds})
+    cells, store, before = Store(folder), Store(folder, KIND), f"{part.name} could not be measured: "
+    store_extra(store, part_key(bench, part), lambda: (_measure(bench, cells, part), None), before, part=part.name)
 
 
-def values_of(bench: Bench, folder: Path, part: Part) -> Values:
+def values_of(bench: Bench, folder: Folder, part: Part) -> Values:
     """Return what is stored of a part, each with its standard error or None; nothing where it could not be had."""
     store, key = Store(folder, KIND), part_key(bench, part)
     record: dict[str, Any] = store.record(key) if store.has(key) else {"status": "missing"}
@@ -271,6 +264,4 @@ def _suffix(bench: Bench, cell: Cell, state: State) -> nn.Module:
 
 
 def _operator(bench: Bench, cell: Cell, state: State, rows: np.ndarray, part: str) -> PerSampleHessian:
-    inputs = torch.from_numpy(np.array(bench.inputs(cell.adapt)[rows]))
-    targets = torch.from_numpy(bench.labels[rows])
-    return PerSampleHessian(_suffix(bench, cell, state), F.cross_entropy, inputs, targets, part=part)
+    return hessians_of(_suffix(bench, cell, state), bench.inputs(cell.adapt), bench.labels, rows, part)

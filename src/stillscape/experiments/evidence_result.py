@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import norm, t
 
+from stillscape._folders import Folder
 from stillscape.convergence import Curve, bootstrap_curve, mean_over_repeats
 from stillscape.evidence import mean_certificate, optimism_gain, optimism_gap
 from stillscape.evidence.added_sample import MIDDLE, SHALLOWEST, STEEPEST
@@ -99,7 +99,7 @@ def measured_evidence(collected: Collected) -> Evidence:
 Table = dict[int, list[tuple[float, float | None]]]  # by size, one pair for each order
 
 
-def _tables(collected: Collected, folder: Path) -> dict[str, Table]:
+def _tables(collected: Collected, folder: Folder) -> dict[str, Table]:
     bench = collected.bench
     tables: dict[str, Table] = {}
     for part in parts_of(bench, collected.store, deep=bench.plan.evidence):

@@ -1,28 +1,29 @@
 """Everything that the surfaces of a finished run say of more data, as one table: for benchmarks, at every k."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from stillscape import _checks
 from stillscape._errors import InputError
+from stillscape._folders import Folder, as_folder
 from stillscape.experiments.bench import set_up
 from stillscape.experiments.evidence import IMAGES, missing_parts, parts_of, values_of
 from stillscape.experiments.local import run_tasks
-from stillscape.experiments.plan import make_plan
+from stillscape.experiments.plan import resumed_plan
 from stillscape.experiments.progress import Progress, Silent, counted
 from stillscape.experiments.store import Store
 from stillscape.experiments.tasks import measure_part
 
 
 def measure_evidence(
-    folder: Path,
+    folder: str | Folder,
     *,
     adapt: Sequence[str] | None = None,
     sizes: Sequence[int] | None = None,
     parts: Sequence[str] | None = None,
     images: int = IMAGES,
     seeds: int = 1,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Measure what a run's trained surfaces say of more data, at the stored weights of every cell.
@@ -39,6 +40,7 @@ def measure_evidence(
             "takeuchi" there.
         images: held-out images at most, for all parts but "head", which takes up to 500 of each fold.
         seeds: training seeds of each order, from the first on; the head has one.
+        trust_remote_code: whether code that comes with the run's model may be run.
         progress: where to report to; nowhere by default.
 
     Returns:
@@ -56,11 +58,12 @@ def measure_evidence(
     """
     _checks.at_least("images", images, 8)
     _checks.at_least("seeds", seeds, 1)
+    folder = as_folder(folder)
     path = folder / "plan.toml"
     if not path.is_file():
         raise InputError(f"{str(folder)!r} holds no plan.toml; run the plan first: stillscape run --out {folder}")
     progress = progress or Silent()
-    bench, pictures = set_up(make_plan(path), folder, progress)
+    bench, pictures = set_up(resumed_plan(path, trust_remote_code=trust_remote_code or None), folder, progress)
     cells = Store(folder)
     unmeasured = [cell for cell in bench.cells() if not cells.has(bench.key(cell))]
     if unmeasured:

@@ -3,22 +3,21 @@
 w* is the first order's model at the largest size, in one fold; all images are held out there, as in the probes.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stillscape._errors import InputError, SelfCheckError
+from stillscape._errors import InputError
+from stillscape._folders import Folder
 from stillscape.curvature import Eigenpairs, PerSampleHessian, Plane, across, filter_normalized, top_eigenvalues, unit
 from stillscape.experiments.bench import METHOD, Bench, Cell
-from stillscape.experiments.cell import peak_memory_bytes
+from stillscape.experiments.extras import Measured, missing_of, store_extra
+from stillscape.experiments.operators import MEMORY_BYTES, hessians_of, too_large
 from stillscape.experiments.probe import FOLD, State, between, trained_weights
 from stillscape.experiments.store import Store, content_key
 from stillscape.models import load_trained_state
@@ -29,7 +28,6 @@ KIND = "surfaces"
 PLANES = ("curvature", "path", "random")
 CURVATURE_IMAGES = 128  # of those on the surface; directions need no more
 STEPS = 30  # of Lanczos
-MEMORY_BYTES = 6 * 2**30  # beyond it Lanczos is not begun
 RISE = 0.2  # nats; by so much the second order lets the loss rise at the edge of the plane
 MARGIN = 0.25  # around the way that the weights took, of its length
 
@@ -59,6 +57,31 @@ class Axis:
     curvature: float | None
 
 
+@dataclass(frozen=True)
+class Through:
+    """A plane through w*, and what it was laid through.
+
+    Attributes:
+        plane: itself.
+        names: of its directions.
+        curvatures: along them, where known.
+        path: cells whose weights it shows, of growing size.
+        way: where these lie in it.
+        suffix: the model, at w*.
+        x: inputs of the images on the surface.
+        y: their labels.
+    """
+
+    plane: Plane
+    names: tuple[str, str]
+    curvatures: tuple[float | None, float | None]
+    path: list[Cell]
+    way: list[dict[str, Any]]
+    suffix: nn.Module
+    x: np.ndarray
+    y: np.ndarray
+
+
 def views_of(bench: Bench, cells: Store) -> list[View]:
     """Return the planes that the plan asks for, of adaptations whose two largest cells did not fail."""
     if bench.plan.surface < 2:
@@ -75,24 +98,17 @@ def view_key(bench: Bench, cells: Store, view: View) -> str:
     return content_key(["surface", METHOD, VERSION, keys, settings])
 
 
-def missing_views(bench: Bench, folder: Path) -> list[View]:
+def missing_views(bench: Bench, folder: Folder) -> list[View]:
     """Return those that the run folder does not hold yet."""
-    cells, store = Store(folder), Store(folder, KIND)
-    return [view for view in views_of(bench, cells) if not store.has(view_key(bench, cells, view))]
+    cells = Store(folder)
+    return missing_of(Store(folder, KIND), views_of(bench, cells), lambda view: view_key(bench, cells, view))
 
 
-def run_view(bench: Bench, folder: Path, view: View) -> None:
+def run_view(bench: Bench, folder: Folder, view: View) -> None:
     """Measure one plane and store it; where it can't be had, the record says why."""
-    cells, store, started = Store(folder), Store(folder, KIND), time.perf_counter()
-    table: dict[str, Any] | None = None
-    try:
-        record, table = _measure(bench, cells, view)
-    except (RuntimeError, NotImplementedError, SelfCheckError, InputError) as error:
-        # An operator without second derivative, or optima that lie on one another.
-        record = {"status": "missing", "reason": f"{view.plane}: {str(error).splitlines()[0]}"}
-    spent = {"seconds": time.perf_counter() - started, "peak_memory_bytes": peak_memory_bytes()}
-    content = {"reason": "", "view": {"adapt": view.adapt, "plane": view.plane}, **record, **spent}
-    store.write(view_key(bench, cells, view), content, table)
+    cells, named = Store(folder), {"adapt": view.adapt, "plane": view.plane}
+    store, key = Store(folder, KIND), view_key(bench, cells, view)
+    store_extra(store, key, lambda: _measure(bench, cells, view), before=f"{view.plane}: ", view=named)
 
 
 def grid_of(axis: Axis, points: int) -> np.ndarray:
@@ -123,37 +139,47 @@ def _path(bench: Bench, cells: Store, adapt: str, sizes: Sequence[int]) -> list[
     return [cell for cell in found if not cells.has(keys[cell]) or cells.record(keys[cell])["status"] == "ok"]
 
 
-def _measure(bench: Bench, cells: Store, view: View) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def through_star(bench: Bench, cells: Store, view: View) -> Through:
+    """Return a view's plane with what it was laid through; the same weights give the same plane.
+
+    Raises:
+        InputError: weights were not kept, the directions would take too much memory, or span no plane.
+    """
     path = _path(bench, cells, view.adapt, bench.sizes)
     states = [trained_weights(cells, bench.key(cell)) for cell in path]
     kept = [state for state in states if state is not None]
     if len(kept) < len(states):
-        return {"status": "missing", "reason": "the trained weights are too large to be kept"}, None
+        raise InputError("the trained weights are too large to be kept")
     rows = _rows(bench)
     x, y = np.array(bench.inputs(view.adapt)[rows]), bench.labels[rows]
     suffix = bench.split(view.adapt, bench.training_seed(path[-1], FOLD)).suffix
     load_trained_state(suffix, kept[-1])
-    images, labels = (torch.from_numpy(array[:CURVATURE_IMAGES]) for array in (x, y))
-    hv = PerSampleHessian(suffix.eval(), F.cross_entropy, images, labels)
+    hv = hessians_of(suffix.eval(), x, y, slice(CURVATURE_IMAGES))
     plane, names, curvatures = _plane(view.plane, hv, kept, bench.plan.split_seed)
-    way = [plane.coordinates(state) for state in kept]
-    axes = [
-        _axis(
-            names[i], [at[i] for at in way], (plane.first, plane.second)[i], curvatures[i], symmetric=names[i] != "path"
-        )
-        for i in range(2)
+    way = [
+        {"k": cell.k, "at": at[:2], "off": at[2]} for cell, at in zip(path, map(plane.coordinates, kept), strict=True)
     ]
-    first, second = (grid_of(axis, bench.plan.surface_points) for axis in axes)
-    losses = grid_losses(suffix, plane, first, second, x, y)
+    return Through(plane, names, curvatures, path, way, suffix, x, y)
+
+
+def _measure(bench: Bench, cells: Store, view: View) -> Measured:
+    found, points = through_star(bench, cells, view), bench.plan.surface_points
+    directions = (found.plane.first, found.plane.second)
+    axes = [
+        _axis(name, [at["at"][i] for at in found.way], directions[i], found.curvatures[i], symmetric=name != "path")
+        for i, name in enumerate(found.names)
+    ]
+    first, second = (grid_of(axis, points) for axis in axes)
+    losses = grid_losses(found.suffix, found.plane, first, second, found.x, found.y)
     record = {
         "status": "ok",
-        "images": len(rows),
-        "points": bench.plan.surface_points,
+        "images": len(found.y),
+        "points": points,
         "axes": [axis.__dict__ for axis in axes],
-        "way": [{"k": c.k, "at": at[:2], "off": at[2]} for c, at in zip(path, way, strict=True)],
+        "way": found.way,
     }
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(losses.reshape(-1)), len(rows))
-    return record, {"point": np.arange(first.size * second.size), "losses": flat}
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(losses.reshape(-1)), len(found.y))
+    return record, {"point": np.arange(points**2), "losses": flat}
 
 
 def _rows(bench: Bench) -> np.ndarray:
@@ -172,7 +198,7 @@ def _plane(
         first, second = (filter_normalized(direction, star) for direction in drawn)
         return Plane(star, first, second), ("random 1", "random 2"), (None, None)
     found = _top(hv, 2 if kind == "curvature" else 1)
-    bent = [{n: v[place].reshape(star[n].shape) for n, place in hv.slices.items()} for v in found.vectors]
+    bent = [{n: v[place].reshape(star[n].shape) for n, place in hv.slices.items()} for v in found.vectors.cpu()]
     values = found.values.tolist()
     if kind == "curvature":
         return Plane(star, bent[0], bent[1]), ("curvature 1", "curvature 2"), (values[0], values[1])
@@ -181,12 +207,8 @@ def _plane(
 
 
 def _top(hv: PerSampleHessian, count: int) -> Eigenpairs:
-    needed = STEPS * 4 * hv.num_parameters
-    if needed > MEMORY_BYTES:
-        raise InputError(
-            f"curvature of {hv.num_parameters:,} parameters would take {needed / 2**30:.0f} GiB of memory; "
-            f"{MEMORY_BYTES / 2**30:.0f} GiB is the most that is used"
-        )
+    if reason := too_large("curvature", STEPS, hv.num_parameters, MEMORY_BYTES):
+        raise InputError(reason)
     found = top_eigenvalues(hv, count, tol=1e-2, max_steps=STEPS)
     if len(found.values) < count:
         raise InputError(f"the surface bends in {len(found.values)} directions only")

@@ -10,6 +10,8 @@ from stillscape.convergence import geometric_sizes, settling_surface, share_with
 from stillscape.experiments.collect import Collected
 from stillscape.experiments.landscape import KIND, Axis, grid_of, view_key, views_of
 from stillscape.experiments.store import Store
+from stillscape.experiments.trajectory import KIND as TRAJECTORIES
+from stillscape.experiments.trajectory import trajectory_key
 
 SIZES = 14  # of k, evenly spread in log k; a few of the smallest fall together
 
@@ -17,7 +19,9 @@ SIZES = 14  # of k, evenly spread in log k; a few of the smallest fall together
 def measured_landscape(collected: Collected) -> tuple[dict[str, Any] | None, list[str]]:
     """Return what was measured of an adaptation's surface, and notes; None where the plan asks for nothing."""
     bench, store = collected.bench, Store(collected.store.place.parent, KIND)
-    planes, notes = [], []
+    planes: list[dict[str, Any]] = []
+    notes: list[str] = []
+    ways = _trails(collected, notes)
     for view in views_of(bench, collected.store):
         key = view_key(bench, collected.store, view)
         if view.adapt != collected.adapt or not store.has(key):
@@ -26,12 +30,26 @@ def measured_landscape(collected: Collected) -> tuple[dict[str, Any] | None, lis
         try:
             if record["status"] != "ok":
                 raise InputError(record["reason"])
-            planes.append(_plane(view.plane, record, store.losses(key)["losses"], bench.plan.loss_tolerance))
+            plane = _plane(view.plane, record, store.losses(key)["losses"], bench.plan.loss_tolerance)
+            planes.append({**plane, "trails": [trail for name, trail in ways if name == view.plane]})
         except InputError as error:
             notes.append(f"The loss surface has no {view.plane} plane ({str(error).rstrip('.')}).")
     if not planes:
         return None, notes
     return {"images": planes[0]["k"][-1], "tolerance": bench.plan.loss_tolerance, "planes": planes}, notes
+
+
+def _trails(collected: Collected, notes: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the ways of trainings, each with its plane's name; none where they could not be followed."""
+    bench, store = collected.bench, Store(collected.store.place.parent, TRAJECTORIES)
+    key = trajectory_key(bench, collected.store, collected.adapt)
+    if key is None or not store.has(key):
+        return []
+    record = store.record(key)
+    if record["status"] != "ok":
+        notes.append(f"The surface shows no way of a training ({record['reason'].rstrip('.')}).")
+        return []
+    return [(trail.pop("plane"), trail) for trail in record["trails"]]
 
 
 def _plane(name: str, record: dict[str, Any], losses: np.ndarray, tolerance: float) -> dict[str, Any]:

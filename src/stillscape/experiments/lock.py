@@ -8,15 +8,18 @@ from filelock import FileLock, Timeout
 
 from stillscape._errors import InputError
 from stillscape._files import no_room_is_said
+from stillscape._folders import Folder, RemotePath
+from stillscape.experiments.lease import leased
 
 LOCK = ".lock"
 
 
 @contextmanager
-def locked(folder: Path, share: str = "") -> Iterator[None]:
+def locked(folder: Folder, share: str = "") -> Iterator[None]:
     """Hold a run folder inside the block.
 
-    The system lets go of a lock when its process ends, however it ends, so none is ever left behind.
+    On a disk the system lets go of a lock when its process ends, however it ends, so none is ever left behind. For a
+    remote folder see `stillscape.experiments.lease.leased`.
 
     Args:
         folder: the run folder; made if missing.
@@ -25,6 +28,10 @@ def locked(folder: Path, share: str = "") -> Iterator[None]:
     Raises:
         InputError: if another process is at work in the folder.
     """
+    if isinstance(folder, RemotePath):
+        with leased(folder, LOCK, share):
+            yield
+        return
     own = folder / (f"{LOCK}-{share}" if share else LOCK)
     with ExitStack() as held, no_room_is_said(folder):
         folder.mkdir(parents=True, exist_ok=True)

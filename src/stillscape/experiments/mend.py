@@ -1,14 +1,15 @@
 """Before a run goes on: records that were damaged, or that the plan now gives more time, are measured again."""
 
 from collections.abc import Collection
-from pathlib import Path
 
+from stillscape._folders import Folder
 from stillscape.experiments.bench import Bench
+from stillscape.experiments.cell import OUT_OF_MEMORY
 from stillscape.experiments.progress import Progress
-from stillscape.experiments.store import DAMAGED, RECORD, Store
+from stillscape.experiments.store import Store, kinds_in
 
 
-def set_aside_damaged(folder: Path, progress: Progress, only: Collection[str] | None = None) -> int:
+def set_aside_damaged(folder: Folder, progress: Progress, only: Collection[str] | None = None) -> int:
     """Move every damaged record of a run folder out of the way, say each one's name, and return how many.
 
     Args:
@@ -21,9 +22,8 @@ def set_aside_damaged(folder: Path, progress: Progress, only: Collection[str] | 
 
     Cost: every file of every record is read once.
     """
-    kinds = sorted({path.parent.parent.name for path in folder.glob(f"*/*/{RECORD}")} - {DAMAGED})
     found = 0
-    for store in (Store(folder, kind) for kind in kinds):
+    for store in (Store(folder, kind) for kind in kinds_in(folder)):
         for key in store.all_keys():
             if only is not None and key not in only:
                 continue
@@ -33,6 +33,14 @@ def set_aside_damaged(folder: Path, progress: Progress, only: Collection[str] | 
                 progress.say(f"damaged, set aside as {aside.name} and measured again: {what}")
                 found += 1
     return found
+
+
+def try_again_with_memory(store: Store, keys: Collection[str], progress: Progress) -> None:
+    """Set aside what ran out of memory, to be measured again: there may be more of it now, or fewer workers."""
+    for key in keys:
+        if store.has(key) and store.record(key).get(OUT_OF_MEMORY):
+            store.set_aside(key)
+            progress.say(f"{store.place.name}/{key} ran out of memory before and is measured again")
 
 
 def grant_more_time(bench: Bench, cells: Store) -> None:

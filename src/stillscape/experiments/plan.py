@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stillscape._errors import InputError
+from stillscape._folders import Folder
+from stillscape._secrets import holds_secret
 from stillscape.models.adapt import parse_adaptation
 from stillscape.training.metrics import METRICS
+from stillscape.training.precision import Precision
 from stillscape.training.recipe import Recipe, default_recipe
 
 #: Fields that may differ when a run folder is taken up again: they choose among cells, or ask another question of them.
@@ -36,10 +40,13 @@ REVISABLE = frozenset(
         "surface",
         "surface_points",
         "skip_broken",
+        "trust_remote_code",
     }
 )
 
 
+#: How numbers are computed; fields that came after the first records, whose keys say nothing of them.
+ARITHMETIC = ("precision", "deterministic", "device")
 _PRICE = ("cost_per_image", "value_per_point")
 #: What "enough" can mean, and the fields that ask for it; a plan asks one question.
 QUESTIONS = {"epsilon": ("epsilon",), "target": ("target",), "cost with value": _PRICE}
@@ -54,6 +61,7 @@ class Plan(BaseModel):
         groups: column, or regular expression on file names, of what must never be split (a patient, a scene).
         window: grey values that become black and white, for 16-bit grey images.
         model: ``bundled-vit``, a local folder, or a Hub id.
+        trust_remote_code: whether Python code that comes with the model may be run, with your rights.
         adapt: the adaptations to compare.
         sizes: the grid of k, or how many sizes a geometric grid should have.
         repeats: seeded orders of the data.
@@ -73,6 +81,11 @@ class Plan(BaseModel):
         recipes: changes to the default recipe, by kind of adaptation.
         skip_broken: leave images out that can't be read, and say how many.
         threads: of every cell; part of the plan because it moves the last digits.
+        precision: of the steps of training: ``float32``, ``bf16``, or ``fp16`` on CUDA devices. Losses, scores and
+            curvature are float32 or better in any case.
+        device: of training, scores and curvature: ``cpu``, ``cuda``, ``cuda:1``, or another that PyTorch knows. Which
+            of several alike moves no number.
+        deterministic: use only kernels that give the same bits each time; an operation that has none ends the run.
         workers: cells at a time; moves no number.
         executor: ``local``, or ``ray`` for the machines of a Ray cluster; moves no number.
         cell_seconds: time that one cell may take; one that takes longer is recorded as failed. No limit unless given.
@@ -95,6 +108,7 @@ class Plan(BaseModel):
     groups: str | None = None
     window: tuple[float, float] | None = None
     model: str = "bundled-vit"
+    trust_remote_code: bool = False
     adapt: Annotated[tuple[str, ...], Field(min_length=1)] = ("head", "last-layers:1", "lora:4")
     sizes: int | tuple[Annotated[int, Field(ge=1)], ...] = 5
     repeats: Annotated[int, Field(ge=1)] = 3
@@ -113,6 +127,9 @@ class Plan(BaseModel):
     recipes: dict[Literal["head", "last-layers", "lora", "full"], dict[str, Any]] = {}
     skip_broken: bool = False
     threads: Annotated[int, Field(ge=1)] = 1
+    precision: Precision = "float32"
+    deterministic: bool = False
+    device: str = "cpu"
     workers: Annotated[int, Field(ge=1)] | None = None
     executor: Literal["local", "ray"] = "local"
     cell_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -131,11 +148,29 @@ class Plan(BaseModel):
         values = [value] if isinstance(value, str) else list(value)
         return tuple(dict.fromkeys(str(parse_adaptation(v)) for v in values))
 
+    @field_validator("data", "labels", "groups", "model")
+    @classmethod
+    def _no_secrets(cls, value: str | None) -> str | None:
+        if value and holds_secret(value):  # a plan is written into the run folder
+            raise ValueError("it holds a password, signature or token; give that by the environment, not in a plan")
+        return value
+
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, value: str) -> str:
         if value not in METRICS:
             raise ValueError(f"unknown; it must be one of {', '.join(METRICS)}")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        try:
+            kind = torch.device(value).type
+        except RuntimeError:
+            kind = "meta"
+        if kind == "meta":  # PyTorch's own name for tensors without numbers
+            raise ValueError("unknown; it must be cpu, cuda, cuda:1, or another device that PyTorch computes on")
         return value
 
     @field_validator("sizes")
@@ -159,6 +194,12 @@ class Plan(BaseModel):
             raise ValueError(
                 f"{' and '.join(asked)} ask different questions; keep one of epsilon, target, and cost with value"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ray_chooses(self) -> "Plan":
+        if self.executor == "ray" and torch.device(self.device).index is not None:
+            raise ValueError(f"device is {self.device!r} with executor 'ray', which chooses the GPU; write 'cuda'")
         return self
 
     def _asks(self, field: str) -> bool:
@@ -188,10 +229,21 @@ class Plan(BaseModel):
 
     def without_revisable(self) -> dict[str, Any]:
         """Return the fields that must not change within one run folder."""
-        return {k: v for k, v in self.model_dump(mode="json").items() if k not in REVISABLE}
+        kept = {k: v for k, v in self.model_dump(mode="json").items() if k not in REVISABLE}
+        return kept | {"device": self.device_type}
+
+    def arithmetic(self) -> dict[str, Any]:
+        """Return how numbers are computed where that isn't the default, which keys of old records don't name."""
+        now = {name: getattr(self, name) for name in ARITHMETIC} | {"device": self.device_type}
+        return {name: value for name, value in now.items() if value != type(self).model_fields[name].default}
+
+    @property
+    def device_type(self) -> str:
+        """The device without its number."""
+        return torch.device(self.device).type
 
 
-def make_plan(path: Path | None = None, **changes: Any) -> Plan:
+def make_plan(path: Folder | None = None, **changes: Any) -> Plan:
     """Return the plan in a TOML file, changed by whatever is not None.
 
     Raises:
@@ -228,6 +280,23 @@ def make_plan(path: Path | None = None, **changes: Any) -> Plan:
         return Plan.model_validate(fields)
     except ValidationError as error:
         raise InputError(_first_problem(error)) from None
+
+
+def resumed_plan(path: Folder, **changes: Any) -> Plan:
+    """Return the plan that a run folder holds, changed as by `make_plan`.
+
+    A folder may come from somebody else, so trust in code that comes with a model is not taken from it.
+
+    Raises:
+        InputError: as `make_plan`; also if the plan runs such code, and `trust_remote_code` is not given again.
+    """
+    plan = make_plan(path, **changes)
+    if plan.trust_remote_code and not changes.get("trust_remote_code"):
+        raise InputError(
+            f"{str(path)!r} asks to run code that comes with model {plan.model!r}; a run folder is not trusted by "
+            "itself. If you trust that code, give --trust-remote-code again."
+        )
+    return plan
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from stillscape._errors import MemoryShortError
+from stillscape._room import is_short_of_memory
 from stillscape.curvature import PerSampleHessian, spectral_norms
 from stillscape.experiments.bench import METHOD, Bench, Cell
-from stillscape.experiments.cell import peak_memory_bytes
+from stillscape.experiments.cell import OUT_OF_MEMORY, peak_memory_bytes
+from stillscape.experiments.operators import hessians_of
 from stillscape.experiments.store import Store, content_key
 from stillscape.models import load_trained_state
 from stillscape.training import directional_slopes, score
@@ -64,7 +66,20 @@ def probes_of(bench: Bench, cells: Store, adapt: str) -> list[Probe]:
 
 
 def run_probe(bench: Bench, cells: Store, probes: Store, probe: Probe) -> None:
-    """Measure one probe and store it; where weights were not kept, the record says so and holds nothing else."""
+    """Measure one probe and store it.
+
+    Where weights were not kept, or memory runs out with a single image, the record says so and holds nothing else.
+    """
+    try:
+        _measure(bench, cells, probes, probe)
+    except (MemoryShortError, MemoryError, RuntimeError) as error:
+        if not is_short_of_memory(error):
+            raise
+        missing = {"status": "missing", "reason": "memory ran out around the trained weights", OUT_OF_MEMORY: True}
+        probes.write(probe_key(bench, probe), missing)
+
+
+def _measure(bench: Bench, cells: Store, probes: Store, probe: Probe) -> None:
     key, started = probe_key(bench, probe), time.perf_counter()
     smaller, star = (trained_weights(cells, bench.key(cell)) for cell in probe.cells())
     if smaller is None or star is None:
@@ -139,8 +154,7 @@ def _constants(
     They are maxima over a sample, so true constants can only be larger.
     """
     rows = rows[:GRADIENT_IMAGES]
-    x, y = torch.from_numpy(np.array(inputs[rows])), torch.from_numpy(labels[rows])
-    hv = PerSampleHessian(suffix, F.cross_entropy, x, y)
+    hv = hessians_of(suffix, inputs, labels, rows)
     try:
         spread = _gradient_spread(hv)
         measured = list(range(min(num_curvature, len(rows))))

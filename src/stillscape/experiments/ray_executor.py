@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from stillscape._errors import InputError, RunError
+from stillscape._folders import Folder
 from stillscape._processes import available_cores
 from stillscape.experiments.bench import Bench
 from stillscape.experiments.local import GIVEN_UP, Task
 from stillscape.experiments.plan import Plan
-from stillscape.experiments.threads import thread_count
+from stillscape.experiments.threads import plans_settings
 
+RESOURCES = {"CPU": "num_cpus", "GPU": "num_gpus"}  # of a cluster, and as a task asks for them
 RETRIES = 3  # of a task whose worker or node was lost
 MARK = ".run"  # file by which a node shows that it sees the run folder
 
 _kept: dict[str, Bench] = {}  # in a worker: the bench it has, with the model that it loaded
 
 
-def run_on_ray(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ...]]]) -> Iterator[int]:
+def run_on_ray(bench: Bench, folder: Folder, tasks: list[tuple[Task, tuple[Any, ...]]]) -> Iterator[int]:
     """Run all tasks on a Ray cluster and yield the index of each as it is done.
 
     The cluster is the one that this process is connected to, else the one that the variable RAY_ADDRESS names, else
@@ -37,16 +39,17 @@ def run_on_ray(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ..
     """
     folder = folder.resolve()
     with cluster(bench.plan) as ray:
-        mark = folder / MARK
-        mark.touch()
+        marked = _shared_disk(bench, folder)
+        marked.mkdir(parents=True, exist_ok=True)
+        (marked / MARK).touch()
         shared = ray.put(_of_any_place(bench))  # sent once to each node, not with each task
-        remote = ray.remote(_run).options(num_cpus=bench.plan.threads, max_retries=RETRIES)
+        remote = ray.remote(_run).options(max_retries=RETRIES, **_needs(bench))
         waiting = iter(enumerate(tasks))
         under_way: dict[Any, int] = {}
         try:
             while True:
                 for index, (task, arguments) in islice(waiting, max(0, _at_a_time(ray, bench) - len(under_way))):
-                    under_way[remote.remote(shared, str(folder), bench.data_fingerprint, task, arguments)] = index
+                    under_way[remote.remote(shared, folder, bench.data_fingerprint, task, arguments)] = index
                 if not under_way:
                     return
                 done, _ = ray.wait(list(under_way), num_returns=1)
@@ -58,9 +61,15 @@ def run_on_ray(bench: Bench, folder: Path, tasks: list[tuple[Task, tuple[Any, ..
                 ray.cancel(reference, force=True)
 
 
+def _needs(bench: Bench) -> dict[str, int]:
+    """Return what Ray must keep for one task: its threads, and a whole GPU where the plan computes on one."""
+    return {"num_cpus": bench.plan.threads} | ({"num_gpus": 1} if bench.plan.device_type == "cuda" else {})
+
+
 def _at_a_time(ray: Any, bench: Bench) -> int:
     """Return how many tasks to have under way: what the plan says, or what the cluster serves now, and one to come."""
-    slots = int(ray.cluster_resources().get("CPU", 0)) // bench.plan.threads
+    there, needs = ray.cluster_resources(), _needs(bench)
+    slots = min(int(there.get(name, 0)) // needs[key] for name, key in RESOURCES.items() if key in needs)
     return bench.plan.workers or max(1, slots + 1)
 
 
@@ -123,17 +132,23 @@ def _of_any_place(bench: Bench) -> Bench:
     return replace(bench, plan=plan, cache=bench.cache.resolve())
 
 
-def _run(shared: Bench, folder: str, name: str, task: Task, arguments: tuple[Any, ...]) -> None:
+def _shared_disk(bench: Bench, folder: Folder) -> Path:
+    """Return what every node must see: the run folder, or, where that is remote, the cache."""
+    return folder if isinstance(folder, Path) else bench.cache
+
+
+def _run(shared: Bench, folder: Folder, name: str, task: Task, arguments: tuple[Any, ...]) -> None:
     """Do one task in a worker, on the bench that the worker keeps."""
-    place = Path(folder)
-    if not (place / MARK).is_file():
+    disk = _shared_disk(shared, folder)
+    if not (disk / MARK).is_file():
+        what = "the run folder" if disk == folder else "the cache (STILLSCAPE_CACHE)"
         raise RunError(
-            f"node {os.uname().nodename} doesn't see the run folder {folder!r}. With Ray it must be on a disk that all "
+            f"node {os.uname().nodename} doesn't see {what} {str(disk)!r}. With Ray it must be on a disk that all "
             "nodes share; without one, use --shard on each machine and `stillscape merge`."
         )
     bench = _kept_bench(shared, f"{folder} {name}")
-    with thread_count(bench.plan.threads):
-        task(bench, place, *arguments)
+    with plans_settings(bench.plan):
+        task(bench, folder, *arguments)
 
 
 def _kept_bench(shared: Bench, name: str) -> Bench:

@@ -4,12 +4,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stillscape._errors import RecordError
+from stillscape._folders import Folder, as_folder
 from stillscape.experiments.store import Store
 
 _SAME = ("heldout_loss", "train_loss")  # of a record and of its row in the result: the same training
@@ -43,8 +43,8 @@ class RecordedRun:
         result: what its result.json holds.
     """
 
-    def __init__(self, folder: Path, result: Mapping[str, Any]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Folder, result: Mapping[str, Any]) -> None:
+        self.folder = as_folder(folder)
         self.result = result
         self._cells = Store(self.folder)
 

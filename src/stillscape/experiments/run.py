@@ -10,37 +10,62 @@ from typing import Any
 
 from stillscape._errors import InputError, RecordError
 from stillscape._files import write_whole
+from stillscape._folders import Folder, as_folder
 from stillscape._notebook import Result
 from stillscape.data import ImageSet
 from stillscape.experiments.analyze import analyze
 from stillscape.experiments.bench import Bench, Cell, set_up
+from stillscape.experiments.cell import OUT_OF_MEMORY
 from stillscape.experiments.cost import fit_budget
-from stillscape.experiments.evidence import KIND, Part, missing_parts, parts_of
-from stillscape.experiments.hessian_curve import curve_key
+from stillscape.experiments.devices import unused
+from stillscape.experiments.evidence import KIND as EVIDENCE
+from stillscape.experiments.evidence import Part, missing_parts, parts_of
+from stillscape.experiments.extras import missing_of
+from stillscape.experiments.hessian_curve import KIND as HESSIANS
+from stillscape.experiments.hessian_curve import missing_curves, num_parameters
+from stillscape.experiments.hessian_shards import KIND as SHARDS
+from stillscape.experiments.hessian_shards import shares
 from stillscape.experiments.landscape import KIND as SURFACES
 from stillscape.experiments.landscape import missing_views
-from stillscape.experiments.local import Task, num_workers, run_tasks, workers_ready
+from stillscape.experiments.local import Task, num_workers, run_tasks, within_reach, workers_ready
 from stillscape.experiments.lock import locked
-from stillscape.experiments.mend import grant_more_time, set_aside_damaged
+from stillscape.experiments.mend import grant_more_time, set_aside_damaged, try_again_with_memory
 from stillscape.experiments.plan import REVISABLE, Plan, make_plan
 from stillscape.experiments.probe import Probe, all_probes, probe_key
 from stillscape.experiments.progress import Progress, Silent, counted
 from stillscape.experiments.provenance import circumstances
 from stillscape.experiments.shards import Shard
+from stillscape.experiments.spectrum import KIND as SPECTRA
+from stillscape.experiments.spectrum import missing_spectra
 from stillscape.experiments.store import SCHEMA, Store, write_json
-from stillscape.experiments.tasks import measure_cell, measure_hessian_curve, measure_part, measure_probe, measure_view
+from stillscape.experiments.tasks import (
+    measure_cell,
+    measure_hessian_curve,
+    measure_hessian_share,
+    measure_part,
+    measure_probe,
+    measure_spectrum,
+    measure_trajectory,
+    measure_view,
+)
+from stillscape.experiments.threads import ready_cublas
+from stillscape.experiments.trajectory import KIND as TRAJECTORIES
+from stillscape.experiments.trajectory import missing_trajectories
 from stillscape.models import parse_adaptation
 
 GUESSED_SECONDS = {"head": 0.02, "last-layers": 0.3, "lora": 1.0, "full": 1.5}  # of a step, until one is measured
 
 
-def run(plan: Plan, folder: Path, *, progress: Progress | None = None, budget_s: float | None = None) -> dict[str, Any]:
+def run(
+    plan: Plan, folder: str | Folder, *, progress: Progress | None = None, budget_s: float | None = None
+) -> dict[str, Any]:
     """Return the result of a plan, measuring only the cells that the run folder does not hold yet.
 
     Args:
         plan: what to measure.
-        folder: the run folder; made if missing, taken up again if it was made by the same plan or one that differs
-            only in sizes, repeats, seeds, adaptations or the question.
+        folder: the run folder, a path or an address such as "s3://bucket/runs/photos" (any file system of fsspec);
+            made if missing, taken up again if it was made by the same plan or one that differs only in sizes,
+            repeats, seeds, adaptations or the question.
         progress: where to report to; nowhere by default.
         budget_s: seconds that the run may take; sizes and repeats are cut to fit, and the cut plan is kept.
 
@@ -51,7 +76,7 @@ def run(plan: Plan, folder: Path, *, progress: Progress | None = None, budget_s:
         InputError: if data, model, sizes or folder can't be used.
         RunError: if it can't be finished; what is recorded is kept, and the same call goes on from there.
     """
-    progress = progress or Silent()
+    folder, progress = as_folder(folder), progress or Silent()
     started = time.perf_counter()
     with _prepared(plan, folder, progress, budget_s) as (bench, images):
         _measure(bench, images, folder, progress)
@@ -63,7 +88,7 @@ def run(plan: Plan, folder: Path, *, progress: Progress | None = None, budget_s:
     return result
 
 
-def run_shard(plan: Plan, folder: Path, shard: Shard, *, progress: Progress | None = None) -> dict[str, Any]:
+def run_shard(plan: Plan, folder: str | Folder, shard: Shard, *, progress: Progress | None = None) -> dict[str, Any]:
     """Measure one share of a plan's cells, and return how far it got; `run` on the whole makes the result of them.
 
     Each shard may have a folder of its own, to be merged by `stillscape.experiments.merge`, or all may share one on
@@ -71,7 +96,7 @@ def run_shard(plan: Plan, folder: Path, shard: Shard, *, progress: Progress | No
 
     Args:
         plan: what to measure, the same for all shards.
-        folder: the run folder.
+        folder: the run folder, a path or an address.
         shard: which share.
         progress: where to report to; nowhere by default.
 
@@ -82,11 +107,13 @@ def run_shard(plan: Plan, folder: Path, shard: Shard, *, progress: Progress | No
         InputError: if data, model, sizes or folder can't be used.
         RunError: if it can't be finished; what is recorded is kept, and the same call goes on from there.
     """
-    progress = progress or Silent()
+    folder, progress = as_folder(folder), progress or Silent()
     with _prepared(plan, folder, progress, None, shard) as (bench, images):
         every, cells = bench.cells(), Store(folder)
         mine = [every[index] for index in shard.of([guessed_seconds(bench, cell) for cell in every])]
-        set_aside_damaged(folder, progress, only={bench.key(cell) for cell in mine})
+        keys = [bench.key(cell) for cell in mine]
+        set_aside_damaged(folder, progress, only=keys)
+        try_again_with_memory(cells, keys, progress)
         _measure_cells(bench, images, folder, mine, [], progress)
         failed = sum(cells.record(bench.key(cell))["status"] == "failed" for cell in mine)
         there = sum(cells.has(bench.key(cell)) for cell in every)
@@ -101,10 +128,14 @@ def run_shard(plan: Plan, folder: Path, shard: Shard, *, progress: Progress | No
 
 @contextmanager
 def _prepared(
-    plan: Plan, folder: Path, progress: Progress, budget_s: float | None, shard: Shard | None = None
+    plan: Plan, folder: Folder, progress: Progress, budget_s: float | None, shard: Shard | None = None
 ) -> Iterator[tuple[Bench, ImageSet]]:
     """Have the bench of a plan and its images inside the block, workers ready, and the folder to ourselves."""
-    plan, chosen_before = _agree_with(folder, plan, budget_s)
+    plan, chosen_before = _agree_with(folder, within_reach(folder, plan), budget_s)
+    if plan.deterministic and (said := ready_cublas()):
+        progress.say(said)
+    if said := unused(plan.device):
+        progress.say(said)
     with workers_ready(plan):
         bench, images = set_up(plan, folder, progress)
         if budget_s is not None and not chosen_before:
@@ -119,7 +150,7 @@ def _prepared(
             yield bench, images
 
 
-def _agree_with(folder: Path, plan: Plan, budget_s: float | None) -> tuple[Plan, bool]:
+def _agree_with(folder: Folder, plan: Plan, budget_s: float | None) -> tuple[Plan, bool]:
     """Return the plan to run in this folder, and whether a budget has chosen its sizes before."""
     path = folder / "plan.toml"
     if folder.exists() and not folder.is_dir():
@@ -141,32 +172,51 @@ def _agree_with(folder: Path, plan: Plan, budget_s: float | None) -> tuple[Plan,
     return plan.model_copy(update=kept), True
 
 
-def _measure(bench: Bench, images: ImageSet, folder: Path, progress: Progress) -> None:
-    cells, probes, hessians = Store(folder), Store(folder, "probes"), Store(folder, "hessians")
-    for store in (cells, probes, hessians, Store(folder, KIND), Store(folder, SURFACES)):
+def _measure(bench: Bench, images: ImageSet, folder: Folder, progress: Progress) -> None:
+    cells, probes = Store(folder), Store(folder, "probes")
+    extras = [Store(folder, kind) for kind in (SHARDS, HESSIANS, SPECTRA, EVIDENCE, SURFACES, TRAJECTORIES)]
+    for store in (cells, probes, *extras):
         store.sweep()
     set_aside_damaged(folder, progress)
     grant_more_time(bench, cells)
+    try_again_with_memory(cells, [bench.key(cell) for cell in bench.cells()], progress)
+    for store in (probes, *extras):
+        try_again_with_memory(store, store.all_keys(), progress)
     later = [probe.adapt for probe in _missing_probes(bench, cells, probes)]
-    later += _missing_hessians(bench, cells, hessians)
+    later += missing_curves(bench, folder)
+    later += missing_spectra(bench, folder)
     later += [part.cell.adapt for part in missing_parts(bench, folder, _parts(bench, cells))]
-    later += [view.adapt for view in missing_views(bench, folder)]
+    later += [view.adapt for view in missing_views(bench, folder)] + missing_trajectories(bench, folder)
     _measure_cells(bench, images, folder, bench.cells(), later, progress)
     wanted = [(measure_probe, (probe,)) for probe in _missing_probes(bench, cells, probes)]
     _run_all("probing the neighborhood", wanted, bench, folder, progress)
-    adapts = [(measure_hessian_curve, (adapt,)) for adapt in _missing_hessians(bench, cells, hessians)]
+    for probe in all_probes(bench, cells):
+        record = probes.record(probe_key(bench, probe))
+        if record.get(OUT_OF_MEMORY):
+            progress.say(f"{probe} was left out: {record['reason']}")
+    adapts = [(measure_hessian_curve, (adapt,)) for adapt in missing_curves(bench, folder)]
+    lengths = {adapt: num_parameters(bench, cells, adapt) for _, (adapt,) in adapts}
+    on_disk = lengths if isinstance(folder, Path) else {}  # shards are large, and read again
+    if apart := [(measure_hessian_share, (share,)) for share in shares(bench, on_disk)]:
+        _run_all("multiplying with Hessians", apart, bench, folder, progress)
     if adapts:
         _run_all("measuring Hessians", adapts, bench, folder, progress)
+    spectra = [(measure_spectrum, (adapt,)) for adapt in missing_spectra(bench, folder)]
+    if spectra:
+        _run_all("measuring spectra", spectra, bench, folder, progress)
     parts = [(measure_part, (part,)) for part in missing_parts(bench, folder, _parts(bench, cells))]
     if parts:
         _run_all("asking the surfaces", parts, bench, folder, progress)
     views = [(measure_view, (view,)) for view in missing_views(bench, folder)]
     if views:
         _run_all("drawing the surfaces", views, bench, folder, progress)
+    ways = [(measure_trajectory, (adapt,)) for adapt in missing_trajectories(bench, folder)]
+    if ways:
+        _run_all("following the training", ways, bench, folder, progress)
 
 
 def _measure_cells(
-    bench: Bench, images: ImageSet, folder: Path, wanted: list[Cell], later: list[str], progress: Progress
+    bench: Bench, images: ImageSet, folder: Folder, wanted: list[Cell], later: list[str], progress: Progress
 ) -> None:
     """Measure those of the wanted cells that are not there yet, with the caches for them and for what comes later."""
     cells = Store(folder)
@@ -178,7 +228,7 @@ def _measure_cells(
 
 
 def _run_all(
-    title: str, tasks: list[tuple[Task, tuple[Any, ...]]], bench: Bench, folder: Path, progress: Progress
+    title: str, tasks: list[tuple[Task, tuple[Any, ...]]], bench: Bench, folder: Folder, progress: Progress
 ) -> None:
     for _ in counted(run_tasks(bench, folder, tasks), len(tasks), title, progress):
         pass
@@ -188,16 +238,11 @@ def _parts(bench: Bench, cells: Store) -> list[Part]:
     return parts_of(bench, cells, deep=bench.plan.evidence)
 
 
-def _missing_hessians(bench: Bench, cells: Store, hessians: Store) -> list[str]:
-    keys = {adapt: curve_key(bench, cells, adapt) for adapt in bench.plan.adapt}
-    return [adapt for adapt, key in keys.items() if key is not None and not hessians.has(key)]
-
-
 def _missing_probes(bench: Bench, cells: Store, probes: Store) -> list[Probe]:
-    return [probe for probe in all_probes(bench, cells) if not probes.has(probe_key(bench, probe))]
+    return missing_of(probes, all_probes(bench, cells), lambda probe: probe_key(bench, probe))
 
 
-def run_cells(bench: Bench, folder: Path, pending: list[Cell], cells: Store, progress: Progress) -> None:
+def run_cells(bench: Bench, folder: Folder, pending: list[Cell], cells: Store, progress: Progress) -> None:
     """Measure cells, long ones first, and store them as they are done."""
     clock = Clock(bench, pending)
     pending = sorted(pending, key=clock.seconds, reverse=True)  # long ones first, so that no worker idles at the end
@@ -261,13 +306,14 @@ def guessed_seconds(bench: Bench, cell: Cell) -> float:
     return num_steps(bench, cell) * GUESSED_SECONDS[parse_adaptation(cell.adapt).kind]
 
 
-def read_result(folder: Path) -> dict[str, Any]:
+def read_result(folder: str | Folder) -> dict[str, Any]:
     """Return the content of a run folder's ``result.json``.
 
     Raises:
         InputError: if there is none.
         RecordError: if it is damaged, or of a schema newer than this version reads.
     """
+    folder = as_folder(folder)
     path = folder / "result.json"
     if not path.is_file():
         raise InputError(

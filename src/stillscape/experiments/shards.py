@@ -4,13 +4,13 @@ import heapq
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from stillscape._errors import InputError, RecordError
+from stillscape._folders import Folder, as_folder
 from stillscape.experiments.lock import locked
-from stillscape.experiments.plan import Plan, make_plan
+from stillscape.experiments.plan import Plan, resumed_plan
 from stillscape.experiments.progress import Progress, Silent
-from stillscape.experiments.store import DAMAGED, RECORD, Store
+from stillscape.experiments.store import Store, kinds_in
 
 _MOVE_NOTHING = {"workers", "executor", "cache_gib"}  # of the fields of a plan; shards may differ in them
 
@@ -56,28 +56,40 @@ def parse_shard(text: str) -> Shard:
     return shard
 
 
-def merge(folders: Sequence[Path], out: Path, *, progress: Progress | None = None) -> Plan:
+def merge(
+    folders: Sequence[str | Folder],
+    out: str | Folder,
+    *,
+    progress: Progress | None = None,
+    trust_remote_code: bool = False,
+) -> Plan:
     """Copy the records of run folders of one plan into one folder, and return the plan, to be run there to its end.
 
     What is in `out` already stays. A damaged record is left behind and said; it will be measured again.
 
+    Args:
+        folders: run folders, paths or addresses.
+        out: the folder for the whole; may be one of them.
+        progress: where to report to; nowhere by default.
+        trust_remote_code: whether a plan that runs code that comes with its model is to be trusted.
+
     Raises:
-        InputError: if a folder is no run folder, or they are of different plans.
+        InputError: if a folder is no run folder, they are of different plans, or of one that is not trusted.
     """
-    progress = progress or Silent()
-    plan = _common_plan([*folders, *([out] if (out / "plan.toml").is_file() else [])])
+    out, progress = as_folder(out), progress or Silent()
+    places = [as_folder(folder) for folder in folders]
+    plan = _common_plan(trust_remote_code, [*places, *([out] if (out / "plan.toml").is_file() else [])])
     with locked(out):
-        for folder in folders:
+        for folder in places:
             if folder.resolve() != out.resolve():
                 _adopt_all(folder, out, progress)
     return plan
 
 
-def _adopt_all(folder: Path, out: Path, progress: Progress) -> None:
+def _adopt_all(folder: Folder, out: Folder, progress: Progress) -> None:
     # Whatever kinds of records there are: a later version may have more of them.
-    kinds = sorted({path.parent.parent.name for path in folder.glob(f"*/*/{RECORD}")} - {DAMAGED})
     adopted = 0
-    for kind in kinds:
+    for kind in kinds_in(folder):
         source, target = Store(folder, kind), Store(out, kind)
         for key in source.all_keys():
             if target.has(key):
@@ -90,12 +102,12 @@ def _adopt_all(folder: Path, out: Path, progress: Progress) -> None:
     progress.say(f"{adopted} records taken from {folder}")
 
 
-def _common_plan(folders: Sequence[Path]) -> Plan:
+def _common_plan(trusted: bool, folders: Sequence[Folder]) -> Plan:
     plans = []
     for folder in folders:
         if not (folder / "plan.toml").is_file():
             raise InputError(f"{str(folder)!r} is no run folder: it holds no plan.toml. Name folders that --out made.")
-        plans.append(make_plan(folder / "plan.toml"))
+        plans.append(resumed_plan(folder / "plan.toml", trust_remote_code=trusted or None))
     first = plans[0].model_dump(mode="json", exclude=_MOVE_NOTHING)
     for folder, plan in zip(folders, plans, strict=True):
         other = plan.model_dump(mode="json", exclude=_MOVE_NOTHING)

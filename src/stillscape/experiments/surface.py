@@ -14,6 +14,7 @@ from stillscape.convergence import (
     mean_absolute_deviation,
     neighborhood_differences,
 )
+from stillscape.experiments.cell import OUT_OF_MEMORY
 from stillscape.experiments.collect import Collected
 from stillscape.experiments.curvature_result import measured_hessians
 from stillscape.experiments.probe import probe_key, probes_of
@@ -43,7 +44,8 @@ def measure_surface(collected: Collected, probes: Store) -> Surface:
     criteria = [fixed_surface_criterion(star, epsilon=plan.loss_tolerance, level=plan.level, groups=collected.groups)]
     records = _probe_records(collected, probes)
     if not records:
-        return Surface(curves, criteria, {}, ["The neighborhood of w* was not probed: weights were not kept."])
+        why = "memory ran out" if _out_of_memory(collected, probes) else "weights were not kept"
+        return Surface(curves, criteria, {}, [f"The neighborhood of w* was not probed: {why}."])
     hessians = measured_hessians(collected)
     tables = [table for _, table in records]
     curves |= _neighborhood(tables, plan.level)
@@ -111,10 +113,18 @@ def _columns(table: dict[str, np.ndarray], start: str) -> list[np.ndarray]:
 
 
 def _probe_records(collected: Collected, probes: Store) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    records = [(probes.record(key), key) for key in _probe_keys(collected, probes)]
+    return [(record, probes.losses(key)) for record, key in records if record["status"] == "ok"]
+
+
+def _out_of_memory(collected: Collected, probes: Store) -> bool:
+    return any(probes.record(key).get(OUT_OF_MEMORY) for key in _probe_keys(collected, probes))
+
+
+def _probe_keys(collected: Collected, probes: Store) -> list[str]:
     bench = collected.bench
     keys = [probe_key(bench, probe) for probe in probes_of(bench, collected.store, collected.adapt)]
-    records = [(probes.record(key), key) for key in keys if probes.has(key)]
-    return [(record, probes.losses(key)) for record, key in records if record["status"] == "ok"]
+    return [key for key in keys if probes.has(key)]
 
 
 def _constants(

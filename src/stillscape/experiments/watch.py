@@ -1,7 +1,6 @@
 """Data arrive in batches: each look trains on what was there before, scores what is new, and says stop or go on."""
 
 import json
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,21 +8,22 @@ from typing import Any
 import numpy as np
 
 from stillscape._errors import InputError, RecordError, RunError
-from stillscape._files import write_whole
+from stillscape._files import remove_folder, write_whole
+from stillscape._folders import Folder, as_folder, cache_folder, within
 from stillscape.data import ImageSet, fingerprint, leak_free_groups
 from stillscape.experiments.activations import grow_activations
 from stillscape.experiments.arrivals import Arrivals, arrivals, class_shift
-from stillscape.experiments.bench import Bench, readable_images
+from stillscape.experiments.bench import Bench, model_of, readable_images
 from stillscape.experiments.collect import collect
-from stillscape.experiments.local import workers_ready
+from stillscape.experiments.local import within_reach, workers_ready
 from stillscape.experiments.lock import locked
-from stillscape.experiments.mend import grant_more_time, set_aside_damaged
+from stillscape.experiments.mend import grant_more_time, set_aside_damaged, try_again_with_memory
 from stillscape.experiments.plan import Plan
 from stillscape.experiments.progress import Progress, Silent
 from stillscape.experiments.run import run_cells
 from stillscape.experiments.store import SCHEMA, Store, write_json
-from stillscape.experiments.threads import thread_count
-from stillscape.models import load_pretrained
+from stillscape.experiments.threads import plans_settings
+from stillscape.models import Pretrained
 from stillscape.sufficiency import anytime_gain, collecting_verdict, null_hypothesis, training_variances
 
 STATE = "watch.json"
@@ -36,7 +36,7 @@ _FREE = (
 )  # what may change from look to look; sizes follow from the data
 
 
-def watch(plan: Plan, folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+def watch(plan: Plan, folder: str | Folder, *, progress: Progress | None = None) -> dict[str, Any]:
     """Take one look at data that are being collected, and say whether to go on.
 
     Each image that has arrived since the last look is scored once, by models trained on all or half of what was
@@ -48,7 +48,8 @@ def watch(plan: Plan, folder: Path, *, progress: Progress | None = None) -> dict
 
     Args:
         plan: one adaptation, metric accuracy, at least two repeats; sizes and folds are not used.
-        folder: where evidence is kept; made if missing. Within one folder the plan must stay what it is.
+        folder: where evidence is kept, a path or an address; made if missing. Within one folder the plan must
+            stay what it is.
         progress: where to report to; nowhere by default.
 
     Returns:
@@ -60,7 +61,8 @@ def watch(plan: Plan, folder: Path, *, progress: Progress | None = None) -> dict
         RecordError: if the folder's state can't be read.
         RunError: if trainings fail; the look is not spent, and the same call takes it again.
     """
-    progress = progress or Silent()
+    folder, progress = as_folder(folder), progress or Silent()
+    plan = within_reach(folder, plan)
     _check(plan, folder)
     with workers_ready(plan), ExitStack() as held:
         if folder.is_dir():
@@ -68,7 +70,7 @@ def watch(plan: Plan, folder: Path, *, progress: Progress | None = None) -> dict
         return _look(plan, folder, progress, held)
 
 
-def _look(plan: Plan, folder: Path, progress: Progress, held: ExitStack) -> dict[str, Any]:
+def _look(plan: Plan, folder: Folder, progress: Progress, held: ExitStack) -> dict[str, Any]:
     state = _read_state(folder, plan)
     if state["verdict"] and state["verdict"]["status"] == "stop":
         return _answer(state, [f"Stopped at look {state['verdict']['look']}; nothing more is asked of the data."])
@@ -79,7 +81,7 @@ def _look(plan: Plan, folder: Path, progress: Progress, held: ExitStack) -> dict
     arrived = arrivals(groups, digests, state["known"], plan.held_out, [plan.split_seed, number])
     gone = len(set(state["known"]) - set(digests))
     notes += [f"{gone} images of earlier looks are no longer there; none of them is trained on."] if gone else []
-    bench = _bench(plan, folder, images, digests, groups, arrived)
+    bench = _bench(model_of(plan, progress), plan, folder, images, digests, groups, arrived)
     hindrance = _hindrance(bench, arrived)
     if hindrance:
         return _answer(state if state["looks"] else _untaken(state, hindrance, len(digests)), [*notes, hindrance])
@@ -99,7 +101,7 @@ def _look(plan: Plan, folder: Path, progress: Progress, held: ExitStack) -> dict
     return _answer(state, look["notes"])
 
 
-def _check(plan: Plan, folder: Path) -> None:
+def _check(plan: Plan, folder: Folder) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out is {str(folder)!r}, which is a file; name a folder.")
     if (folder / "result.json").is_file() or (folder / "cells").is_dir():
@@ -119,15 +121,20 @@ def _check(plan: Plan, folder: Path) -> None:
 
 
 def _bench(
-    plan: Plan, folder: Path, images: ImageSet, digests: list[str], groups: np.ndarray, arrived: Arrivals
+    pretrained: Pretrained,
+    plan: Plan,
+    folder: Folder,
+    images: ImageSet,
+    digests: list[str],
+    groups: np.ndarray,
+    arrived: Arrivals,
 ) -> Bench:
-    pretrained = load_pretrained(plan.model)
     largest = len(digests) - len(arrived.scored)
     fold = np.full(len(digests), -1)
     fold[arrived.scored] = 0
     bench = Bench(
         plan=plan.model_copy(update={"evaluation": "holdout"}),
-        cache=folder / "cache",
+        cache=cache_folder(folder),
         classes=images.classes,
         labels=images.labels,
         groups=groups,
@@ -165,19 +172,22 @@ def _take(
     digests: list[str],
     arrived: Arrivals,
     number: int,
-    folder: Path,
+    folder: Folder,
     progress: Progress,
 ) -> dict[str, Any]:
     """Train and score; return the record of the look, which is not yet taken."""
     (adapt,) = bench.plan.adapt
     place = folder / "looks" / f"{number:03d}"
+    within(folder, place)
     store = Store(place)
     store.sweep()
     set_aside_damaged(place, progress)
     grant_more_time(bench, store)
-    for left in set(place.glob("cells/*")) - {store.place / bench.key(cell) for cell in bench.cells()}:
-        shutil.rmtree(left)  # of a look that was killed, and whose data have grown since
-    with thread_count(bench.plan.threads):
+    try_again_with_memory(store, [bench.key(cell) for cell in bench.cells()], progress)
+    wanted = {bench.key(cell) for cell in bench.cells()}
+    for left in [left for left in place.glob("cells/*") if left.name not in wanted]:
+        remove_folder(left)  # of a look that was killed, and whose data have grown since
+    with plans_settings(bench.plan):
         grow_activations(bench.input_path(adapt), bench.split(adapt), images, digests, bench.pretrained, progress)
     run_cells(bench, place, [cell for cell in bench.cells() if not store.has(bench.key(cell))], store, progress)
     collected = collect(bench, store, adapt)
@@ -252,7 +262,7 @@ def _answer(state: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     return {**shown, "looks": looks, "notes": notes}
 
 
-def _read_state(folder: Path, plan: Plan) -> dict[str, Any]:
+def _read_state(folder: Folder, plan: Plan) -> dict[str, Any]:
     """Return what earlier looks left, or a beginning; another plan than theirs is refused."""
     fixed = {name: value for name, value in plan.model_dump(mode="json").items() if name not in _FREE}
     path = folder / STATE

@@ -38,6 +38,10 @@ class Assembly:
         self.coupling = reduce(torch.add, dense) if dense else None
         self._factors: dict[int, Tensor] = {}
 
+    def patches(self, layout: Layout) -> list[Patch]:
+        """Return where all families lie."""
+        return [patch for family in self.families.values() for patch in layout.patches(family.members)]
+
     def gradient(self, layout: Layout) -> Float[Tensor, "n P"]:
         """Return the sum over tokens of left (x) adjoint."""
         return self._joined(layout, ((a, family.left.mT @ family.adjoint) for a, family in self.families.items()))

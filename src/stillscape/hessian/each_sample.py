@@ -16,6 +16,7 @@ from torch import Tensor
 from stillscape.hessian.assemble import Assembly
 from stillscape.hessian.layout import Layout, Patch, Run, place, runs, shifted, slices, turned
 
+TURNED_ROWS = 24  # rows that are turned at once: a few whose entries stay in a core's first cache while they are read
 PANEL_BYTES = 2 * 2**20  # what Z may hold: it is read at once, from the cache
 
 
@@ -66,16 +67,16 @@ class EachSample(Assembly):
         found = self._rows(rows, columns, beyond=0)
         others = [] if symmetric else self._rows(columns, rows, beyond=1)
         patches = [(a, patch) for a, family in self.families.items() for patch in rows.patches(family.members)]
+        later = [(patch, runs([(b, other) for b, other in patches if b > a])) for a, patch in patches]
         for samples in self._few(out):
             here = out[samples]
             for one in found:
                 self._write(here, self._taken(one, samples))
             for one in others:
                 self._write(here.mT, self._taken(one, samples))
-            for a, pa in patches if symmetric else ():
-                for b, pb in patches:
-                    if a < b:
-                        place(here, pb, pa).copy_(turned(place(here, pa, pb)))
+            for patch, behind in later if symmetric else ():
+                for run in behind:
+                    _turn(here, patch, run)
 
     def _few(self, out: Float[Tensor, "n P Q"]) -> list[slice]:
         """Return the samples in parts of which Z holds all r at once, as far as that can be."""
@@ -148,6 +149,17 @@ class EachSample(Assembly):
         else:  # columns of others lie between
             for _, columns in run.patches:
                 place(out, patch, columns).copy_(run.view(product, columns))
+
+
+def _turn(out: Float[Tensor, "n P P"], rows: Patch, run: Run) -> None:
+    """Copy what a patch of rows has in a run of columns to where it stands transposed."""
+    if not (rows.is_dense and run.tight):
+        for _, columns in run.patches:
+            place(out, columns, rows).copy_(turned(place(out, rows, columns)))
+        return
+    for some in slices(rows.stop - rows.start, TURNED_ROWS):
+        here = slice(rows.start + some.start, rows.start + some.stop)
+        out[:, run.start : run.stop, here] = out[:, here, run.start : run.stop].mT
 
 
 def _fill(view: Float[Tensor, "n L r lb rb"], terms: Terms, rows: Patch, columns: Patch) -> None:

@@ -14,16 +14,17 @@ from stillscape.hessian import _arguments
 from stillscape.hessian.assemble import PARTS, Assembly
 from stillscape.hessian.each_sample import EachSample
 from stillscape.hessian.layers import Chain
-from stillscape.hessian.layout import Layout, mirror, slices
+from stillscape.hessian.layout import Layout, slices
 from stillscape.hessian.losses import Expansion, Loss, OutputLoss
 from stillscape.hessian.memory import Buffers, fresh
 from stillscape.hessian.rights import Right
 from stillscape.hessian.summed import Summed
 from stillscape.hessian.sweep import Sweep, Trace
+from stillscape.hessian.upper import Upper
 
 CHUNK_BYTES = 32 * 2**20  # what a chunk of samples may hold beside the result; much more no longer fits the cache
 SUMMED_BYTES = 20 * 2**20  # the same for a mean, or a share of the result if that is more: larger products are faster
-SUMMED_SHARE = 16
+SUMMED_SHARE = 6
 KEPT = 8  # traces that are remembered in a mean
 
 
@@ -157,13 +158,12 @@ class ExactHessian:
         Cost: about n L P^2 / 2 multiply-adds as large matrix products; memory is that of the result and one chunk.
         """
         one_of("part", part, PARTS)
-        out = fresh(self._like, 1, self.num_parameters, self.num_parameters).zero_()
-        buffers = Buffers()
+        out, buffers = None, Buffers()
         for rows in self._chunks(summed=True):
-            at = Linearized(self._network(rows), 1.0 / self.num_samples)
-            Summed(at.sweep(keep=KEPT), at.outputs(part), part, buffers).add_upper(out, self._layout)
-        mirror(out)
-        return out[0]
+            out = self._summed(rows, part, buffers, out)
+        del buffers
+        assert out is not None  # there is no network without samples
+        return out.whole()
 
     def matvec(self, v: Float[Tensor, " P"] | Float[Tensor, "n P"], part: str = "full") -> Float[Tensor, "n P"]:
         """Return the products H_i v, or H_i v_i with one vector for each sample, without any matrix.
@@ -258,6 +258,14 @@ class ExactHessian:
         buffers = Buffers()
         for chunk in self._chunks():
             self._assembly(chunk, part, buffers).write(out[chunk], rows, columns)
+        return out
+
+    def _summed(self, rows: slice, part: str, buffers: Buffers, out: Upper | None) -> Upper:
+        """Add a chunk of the mean; with `out` None, to a new one."""
+        at = Linearized(self._network(rows), 1.0 / self.num_samples)
+        summed = Summed(at.sweep(keep=KEPT), at.outputs(part), part, buffers)
+        out = Upper(self._like, self.num_parameters, summed.patches(self._layout)) if out is None else out
+        summed.add_upper(out, self._layout)
         return out
 
     def _products(self, rows: slice, v: Float[Tensor, "n P"], part: str) -> Float[Tensor, "n P"]:

@@ -89,10 +89,14 @@ class Patch:
 
     def along(self, first: int, stop: int) -> "Patch":
         """Return the part with left entries first..stop of the family."""
+        if (first, stop) == (self.left.start, self.left.stop):
+            return self
         return replace(self, left=slice(first, stop), start=self.start + (first - self.left.start) * self.stride_left)
 
     def across(self, first: int, stop: int) -> "Patch":
         """Return the part with right entries first..stop of the family."""
+        if (first, stop) == (self.right.start, self.right.stop):
+            return self
         return replace(
             self, right=slice(first, stop), start=self.start + (first - self.right.start) * self.stride_right
         )
@@ -190,11 +194,11 @@ def shifted(entries: slice, within: slice) -> slice:
     return slice(entries.start - within.start, entries.stop - within.start)
 
 
-def place(out: Float[Tensor, "n P Q"], a: Patch, b: Patch) -> Block:
-    """Return the entries of two patches within `out` as a view of five axes."""
+def place(out: Float[Tensor, "n P Q"], a: Patch, b: Patch, first: int = 0) -> Block:
+    """Return the entries of two patches as a view of five axes of `out`, whose rows and columns begin at `first`."""
     row, column = out.stride()[1:]
     strides = (a.stride_left * row, a.stride_right * row, b.stride_left * column, b.stride_right * column)
-    begin = out.storage_offset() + a.start * row + b.start * column
+    begin = out.storage_offset() + (a.start - first) * row + (b.start - first) * column
     return out.as_strided((out.shape[0], *a.sizes, *b.sizes), (out.stride(0), *strides), begin)
 
 

@@ -1,5 +1,8 @@
 """Memory for results and for what is written and read again on the way: handing it out can cost more than the sums."""
 
+import contextlib
+import ctypes
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +21,15 @@ def fresh(like: Tensor, *shape: int) -> Tensor:
     if size >= HUGE_BYTES and like.device.type == "cpu" and like.dtype in NUMPY_DTYPES:
         return torch.from_numpy(np.empty(shape, NUMPY_DTYPES[like.dtype]))
     return like.new_empty(shape)
+
+
+def give_back() -> None:
+    """Let the system have what was freed, before a large result is asked for.
+
+    glibc keeps freed memory that has something alive behind it; elsewhere nothing needs to be done.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # TypeError: no CDLL(None) on Windows
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Buffers:

@@ -13,13 +13,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stillscape.hessian.assemble import Assembly
-from stillscape.hessian.layout import Layout, Patch, above, place, shifted, slices, turned
+from stillscape.hessian.layout import Layout, Patch, above, shifted, slices, turned
+from stillscape.hessian.symmetric import half_of, half_of_squares, half_size, places, unpacked
+from stillscape.hessian.upper import Upper
 
 SLICE_BYTES = 6 * 2**20  # what a product may hold on its way into the sum
-CORE_BYTES = 8 * 2**20  # what goes into a product for some of the tokens
+CORE_BYTES = 10 * 2**20  # what goes into a product for some of the tokens
 
 Tokens = Float[Tensor, "n L c"]
 Block = Float[Tensor, "la ra lb rb"]
+Product = tuple[slice, Float[Tensor, "la lb ra rb"]]  # and which columns of lb it has
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Image:
 class Summed(Assembly):
     """Second derivatives of a chunk of samples, summed."""
 
-    def add_upper(self, out: Float[Tensor, "1 P P"], layout: Layout) -> None:
-        """Add what is on and above the diagonal, and some of what is below it; see `layout.mirror`."""
+    def add_upper(self, out: Upper, layout: Layout) -> None:
+        """Add what is on and above the diagonal, and some of what is below it."""
         keys = self._keys
         for b in self.families:
             for a in (number for number in self.families if number <= b):
@@ -49,7 +52,7 @@ class Summed(Assembly):
                     self._add(out, layout, a, b, product.unflatten(-1, coupled.shape[2:]))
         factor = self.factor(layout)
         if factor is not None:
-            _rank_update(out[0], factor.flatten(0, 1))
+            out.add_squares(factor.flatten(0, 1))
 
     @cached_property
     def _keys(self) -> dict[int, int]:
@@ -67,26 +70,49 @@ class Summed(Assembly):
         images = [Image(family.twin.number, right=right[0, 0]), Image(number, left=family.twin.matrix)]
         return self.families[family.twin.number].left, images
 
-    def _add_curved(self, out: Tensor, layout: Layout, a: int, b: int) -> None:
+    def _add_curved(self, out: Upper, layout: Layout, a: int, b: int) -> None:
         """Add sum_i (left_a left_b') (x) core_i."""
         left_a, from_a = self._images(a)
         left_b, from_b = self._images(b) if a == b else (self.families[b].left, [Image(b)])
         # Rows of a matrix that acts from the left lie one below the other, so the upper half of them will do.
         own = layout.patches(self.families[a].members)
         upper = a == b and len(from_a) == 1 and len(own) == 1 and own[0].stride_left > own[0].stride_right
+        found = self._with_itself(left_a, a, upper) if a == b else self._of_two(left_a, left_b, a, b)
+        for columns, product in found:
+            for one in from_a:
+                seen = self._seen(product, one)
+                for other in (image for image in from_b if one.number <= image.number):
+                    block, since = _seen_from_behind(seen, other, columns)
+                    self._add(out, layout, one.number, other.number, block.transpose(1, 2), since=since)
+
+    def _of_two(self, x: Tokens, y: Tokens, a: int, b: int) -> Iterator[Product]:
+        """Yield sum_i (x y') (x) core_i for some columns at a time, and for some of the tokens."""
         for tokens in self._token_slices(a, b):
             core = self.core(a, b, tokens)
             if core is None:
                 return
-            parts = 8 if upper and core.shape[:2] != (1, 1) else 1
-            for columns in _slices(left_b.shape[-1], left_a.shape[-1] * core[0, 0].numel(), core, parts):
-                rows = slice(0, columns.stop) if upper else slice(None)
-                product = self._product(left_a[:, tokens, rows], left_b[:, tokens, columns], core)
-                for one in from_a:
-                    seen = self._seen(product, one)
-                    for other in (image for image in from_b if one.number <= image.number):
-                        block, since = _seen_from_behind(seen, other, columns)
-                        self._add(out, layout, one.number, other.number, block.transpose(1, 2), since=since)
+            for columns in _slices(y.shape[-1], x.shape[-1] * core[0, 0].numel(), core):
+                yield columns, self._product(x[:, tokens], y[:, tokens, columns], core)
+
+    def _with_itself(self, x: Tokens, a: int, upper: bool) -> Iterator[Product]:
+        """Yield sum_i (x x') (x) core_i for some columns at a time, of the rows all or those up to these columns."""
+        (n, _, size), right = x.shape, self.families[a].adjoint.shape[-1]
+        packed = self.buffers.get("packed", x, half_size(size), half_size(right)).zero_()
+        for tokens in self._token_slices(a, a):
+            core = self.core(a, a, tokens)
+            if core is None:
+                return
+            some = _end_to_end(x[:, tokens])
+            if core.shape[:2] == (1, 1):  # the same for all tokens
+                packed.addr_(half_of((some.mT @ some)[None])[0], half_of(core[0])[0])
+                continue
+            squares = half_of_squares(some, self.buffers.get("powers", x, len(some), packed.shape[0]))
+            cores = _end_to_end(core.expand(n, len(some) // n, right, right))
+            packed.addmm_(squares.mT, half_of(cores, self.buffers.get("cores", x, len(some), packed.shape[1])))
+        of_x, of_core = places(size, x.device), places(right, x.device)
+        for columns in _slices(size, size * right * right, x):
+            rows = slice(0, columns.stop) if upper else slice(None)
+            yield columns, unpacked(packed, of_x[rows, columns], of_core)
 
     def _product(self, x: Tokens, y: Tokens, core: Float[Tensor, "#n #L *r"]) -> Float[Tensor, "lx ly *r"]:
         """Return sum_i (x y') (x) core_i, in memory that the next product takes again."""
@@ -100,7 +126,7 @@ class Summed(Assembly):
         torch.mm(powers.view(len(cores), -1).mT, cores, out=product)
         return product.view(*sizes, *core.shape[2:])
 
-    def _add_moved(self, out: Tensor, layout: Layout, a: int, b: int) -> None:
+    def _add_moved(self, out: Upper, layout: Layout, a: int, b: int) -> None:
         """Add sum_i left_a (x) X_ab (x) adjoint_b."""
         X, adjoint = self.sweep.move(a, b), self.families[b].adjoint
         X = torch.ones_like(self.families[a].adjoint) if X is None else X
@@ -126,7 +152,7 @@ class Summed(Assembly):
         return product
 
     def _add(
-        self, out: Tensor, layout: Layout, a: int, b: int, block: Block, since: int = 0, right: slice | None = None
+        self, out: Upper, layout: Layout, a: int, b: int, block: Block, since: int = 0, right: slice | None = None
     ) -> None:
         """Add a block of two families where it is above the diagonal: of b, left entries since one, or some right."""
         rows, columns = slice(0, block.shape[0]), slice(since, since + block.shape[2])
@@ -135,12 +161,12 @@ class Summed(Assembly):
             for pb in self._within(layout, b, columns, right):
                 piece = block[None, pa.left, pa.right, shifted(pb.left, columns), shifted(pb.right, right)]
                 if above(pa, pb):
-                    place(out, pa, pb).add_(piece)
+                    out.at(pa, pb).add_(piece)
                 if a != b and above(pb, pa):
-                    place(out, pb, pa).add_(turned(piece))
+                    out.at(pb, pa).add_(turned(piece))
 
     def _add_diagonal(
-        self, out: Tensor, layout: Layout, a: int, b: int, entries: Float[Tensor, "la r rb"], right: slice
+        self, out: Upper, layout: Layout, a: int, b: int, entries: Float[Tensor, "la r rb"], right: slice
     ) -> None:
         """Add a block that has only entries (l, r; l' = r, r'), some of the right ones of b."""
         for pa in self._within(layout, a, slice(0, len(entries))):
@@ -150,9 +176,9 @@ class Summed(Assembly):
                     one, other = pa.across(meet.start, meet.stop), pb.along(meet.start, meet.stop)
                     piece = entries[None, pa.left, meet, shifted(pb.right, right)].transpose(2, 3)
                     if above(one, other):
-                        place(out, one, other).diagonal(dim1=2, dim2=3).add_(piece)
+                        out.at(one, other).diagonal(dim1=2, dim2=3).add_(piece)
                     if above(other, one):
-                        turned(place(out, other, one)).diagonal(dim1=2, dim2=3).add_(piece)
+                        turned(out.at(other, one)).diagonal(dim1=2, dim2=3).add_(piece)
 
     def _within(self, layout: Layout, number: int, left: slice, right: slice | None = None) -> Iterator[Patch]:
         """Yield what of a family's patches has left and right entries in a range."""
@@ -166,6 +192,8 @@ class Summed(Assembly):
         """Return the tokens in parts, few enough that the cores of one part are small beside the result."""
         n, tokens = self.families[a].left.shape[:2]
         width = self.families[a].adjoint.shape[-1] * self.families[b].adjoint.shape[-1]
+        if a == b:  # the squares of left vectors are there for all columns at once
+            width = max(width, half_size(self.families[a].left.shape[-1]))
         return _slices(tokens, n * width, self.families[a].left, limit=CORE_BYTES)
 
 
@@ -178,19 +206,12 @@ def _seen_from_behind(
     return (product if image.right is None else product @ image.right.mT), columns.start
 
 
-def _rank_update(out: Float[Tensor, "P P"], F: Float[Tensor, "K P"]) -> None:
-    """Add F'F to everything on and above the diagonal, in place, a panel of rows at a time."""
-    step = max(256, out.shape[0] // 16)
-    for i in range(0, out.shape[0], step):
-        out[i : i + step, i:].addmm_(F[:, i : i + step].mT, F[:, i:])
-
-
 def _end_to_end(x: Float[Tensor, "n L ..."]) -> Tensor:
     """Return all tokens of all samples along one axis."""
     return x.flatten(0, 1)
 
 
-def _slices(count: int, entries: int, like: Tensor, parts: int = 1, limit: int | None = None) -> list[slice]:
-    """Return a range in parts, at least so many, each with so few of `entries` that they stay within the limit."""
+def _slices(count: int, entries: int, like: Tensor, limit: int | None = None) -> list[slice]:
+    """Return a range in parts, each with so few of `entries` that they stay within the limit."""
     most = (SLICE_BYTES if limit is None else limit) // (entries * like.element_size())
-    return slices(count, max(1, min(most, -(-count // parts))))
+    return slices(count, max(1, most))

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ from stillscape.models.pretrained import Pretrained
 
 BUNDLED = Path(__file__).parent / "bundled_vit"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+_UNREADABLE = (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError)
+_MODULES = "transformers_modules"  # under which transformers imports code that comes with a model
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 # The classifier is made anew for the data at hand; a checkpoint's own number may be zero, which would drop the layer.
 _STAND_IN_LABELS = 2
@@ -34,7 +37,7 @@ _STAND_IN_LABELS = 2
 _NOT_HASHED = ("_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "dtype", "torch_dtype")
 
 
-def load_pretrained(name: str) -> Pretrained:
+def load_pretrained(name: str, *, trust_remote_code: bool = False) -> Pretrained:
     """Load a pre-trained image model for adaptation.
 
     Weights are read once, as float32, from safetensors files only; attention is set to Hugging Face's eager
@@ -43,28 +46,32 @@ def load_pretrained(name: str) -> Pretrained:
 
     Args:
         name: "bundled-vit", a folder written by `save_pretrained`, or a Hub id such as "google/vit-base-patch16-224".
+        trust_remote_code: whether Python code that comes with the model may be run, with all that this user may do.
+            A digest of that code is then part of the fingerprint.
 
     Raises:
         InputError: nothing there, no safetensors weights, not an image classifier, weights missing, or code from
-            outside the transformers library would have to be run.
+            outside the transformers library would have to be run, and is not trusted.
 
     Cost: one reading and one hashing of the weights.
     """
     source = _find(name)
     with quiet(), torch.random.fork_rng(devices=[]):  # transformers draws the missing classifier at random
-        config = _read_config(name, source)
-        processor = _read_processor(name, source)
-        model, classifiers = _read_model(name, source, config)
+        config = _read_config(name, source, trust_remote_code)
+        processor = _read_processor(name, source, trust_remote_code)
+        model, classifiers = _read_model(name, source, config, trust_remote_code)
     model.requires_grad_(False).eval()
     skip = tuple(f"{classifier}." for classifier in classifiers)
+    code = _foreign_code(config, processor, model)
     return Pretrained(
         name=name,
         config=config,
         processor=processor,
-        fingerprint=_fingerprint(model, processor, skip),
+        fingerprint=_fingerprint(model, processor, skip, code),
         num_parameters=sum(p.numel() for n, p in model.named_parameters() if not n.startswith(skip)),
         backbone=model,
         classifiers=classifiers,
+        remote_code=code,
     )
 
 
@@ -99,18 +106,17 @@ def _usable_folder(name: str, folder: Path) -> str:
     return str(folder)
 
 
-def _read_config(name: str, source: str) -> PretrainedConfig:
+def _read_config(name: str, source: str, trusted: bool) -> PretrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        if "trust_remote_code" in str(error) or "remote code" in str(error):
-            why = "it needs code from outside the transformers library, which is not run; use an architecture it knows"
-        else:
-            why = (
-                f"its configuration can't be read ({_first_line(error)}); give a local folder or a Hub id within reach"
-            )
-        raise InputError(f"model is {name!r}; {why}.") from error
-    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trusted)
+    except _UNREADABLE as error:
+        _refuse_code(name, error)
+        raise InputError(
+            f"model is {name!r}; its configuration can't be read ({_first_line(error)}); give a local folder or a Hub "
+            "id within reach."
+        ) from error
+    brings_its_own = trusted and "AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and not brings_its_own:
         raise InputError(
             f"model is {name!r}, of type {config.model_type!r}, which is no image classifier in transformers; "
             "use a vision model such as ViT, DeiT, DINOv2, BEiT or Swin."
@@ -119,17 +125,28 @@ def _read_config(name: str, source: str) -> PretrainedConfig:
     return config
 
 
-def _read_processor(name: str, source: str) -> BaseImageProcessor:
+def _read_processor(name: str, source: str, trusted: bool) -> BaseImageProcessor:
     try:
-        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=trusted)
+    except _UNREADABLE as error:
+        _refuse_code(name, error)
         raise InputError(
             f"model is {name!r}; its image processor can't be read ({_first_line(error)}). Size and normalization must "
             "stand beside the weights: call processor.save_pretrained(folder), which writes preprocessor_config.json."
         ) from error
 
 
-def _read_model(name: str, source: str, config: PretrainedConfig) -> tuple[PreTrainedModel, tuple[str, ...]]:
+def _refuse_code(name: str, error: Exception) -> None:
+    if "trust_remote_code" in str(error) or "remote code" in str(error):
+        raise InputError(
+            f"model is {name!r}; it needs code from outside the transformers library, which is not run. Use an "
+            "architecture that it knows; or, if you have read that code and trust it, --trust-remote-code."
+        ) from error
+
+
+def _read_model(
+    name: str, source: str, config: PretrainedConfig, trusted: bool
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
     try:
         model, info = AutoModelForImageClassification.from_pretrained(
             source,
@@ -137,11 +154,12 @@ def _read_model(name: str, source: str, config: PretrainedConfig) -> tuple[PreTr
             attn_implementation="eager",
             dtype=torch.float32,
             use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=trusted,
             ignore_mismatched_sizes=True,  # for the classifier; anything else is refused below
             output_loading_info=True,
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
+        _refuse_code(name, error)
         raise InputError(
             f"model is {name!r}; its weights can't be read ({_first_line(error)}). They must be safetensors files, "
             "as written by save_pretrained."
@@ -181,11 +199,26 @@ def _refuse_gaps(name: str, model: PreTrainedModel, info: dict, classifiers: tup
         )
 
 
-def _fingerprint(model: PreTrainedModel, processor: BaseImageProcessor, skip: tuple[str, ...]) -> str:
+def _foreign_code(*things: object) -> str:
+    """Return a digest of the code outside of transformers that these are made by, file by file; empty where none is."""
+    files = {
+        path
+        for thing in things
+        if not type(thing).__module__.startswith("transformers.models.") and type(thing).__module__.startswith(_MODULES)
+        for path in Path(inspect.getfile(type(thing))).parent.glob("*.py")
+    }
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest() if files else ""
+
+
+def _fingerprint(model: PreTrainedModel, processor: BaseImageProcessor, skip: tuple[str, ...], code: str) -> str:
     settings = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_HASHED}
     digest = hashlib.sha256()
     for part in (settings, processor.to_dict()):
         digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+    digest.update(code.encode())
     for key, tensor in sorted(model.state_dict().items()):
         if not key.startswith(skip):
             digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())

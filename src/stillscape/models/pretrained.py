@@ -25,6 +25,7 @@ class Pretrained:
         num_parameters: number of parameters, without the classifier.
         backbone: the loaded model, frozen, in eval mode, with a stand-in for a classifier: never trained, only copied.
         classifiers: names of the Linear layers that give one output for each class.
+        remote_code: digest of the code that came with the model and was run; empty where none was.
     """
 
     name: str
@@ -34,8 +35,14 @@ class Pretrained:
     num_parameters: int
     backbone: PreTrainedModel = field(repr=False)
     classifiers: tuple[str, ...] = field(repr=False)
+    remote_code: str = ""
     # What was found out about the architecture by running it (see split.py): the same for every seed and class count.
     findings: dict[str, object] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.backbone.parameters()).device
 
     def instantiate(self, num_labels: int, seed: int) -> PreTrainedModel:
         """Make an independent model: pre-trained weights and a fresh classifier, everything trainable.

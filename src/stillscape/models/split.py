@@ -106,7 +106,7 @@ def _explore(pretrained: Pretrained, adaptation: Adaptation) -> _Layout:
     """Choose the fastest layout that gives the whole model's scores."""
     shape, calls = _run_once(pretrained)
     whole, *faster = _layouts(pretrained, adaptation, shape, calls)
-    pixels = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(pretrained.device)
     reference = _build(pretrained, whole, 2, 0)
     with torch.enable_grad():  # the caller may be measuring
         scores = reference(pixels)
@@ -124,7 +124,7 @@ def _run_once(pretrained: Pretrained) -> tuple[tuple[int, ...], list[Call]]:
     blank = pixel_values(pretrained.processor, [Image.new("RGB", (64, 64))])
     shape = tuple(blank.shape[1:])
     try:
-        return shape, call_order(pretrained.backbone, blank)
+        return shape, call_order(pretrained.backbone, blank.to(pretrained.device))
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f"model is {pretrained.name!r}; its image processor gives {' x '.join(map(str, shape))} pixels, which the "

@@ -1,14 +1,17 @@
 """Displays of a result (matplotlib), and the one-file page that tells it (HTML)."""
 
 from stillscape.report.displays import (
+    BlockShareDisplay,
     ClassGainDisplay,
     ComparisonDisplay,
     DataCurveDisplay,
+    EffectiveRankDisplay,
     HessianDisplay,
     LossCurveDisplay,
     LossDifferenceDisplay,
     RetrainedAgainstFixedDisplay,
     SettlingSurfaceDisplay,
+    SpectrumDisplay,
     SurfaceDifferenceDisplay,
     SurfaceEvidenceDisplay,
     WeightPathDisplay,
@@ -18,15 +21,18 @@ from stillscape.report.runs_figure import RunsDisplay
 from stillscape.report.side_by_side import summary_lines, write_comparison
 
 __all__ = [
+    "BlockShareDisplay",
     "ClassGainDisplay",
     "ComparisonDisplay",
     "DataCurveDisplay",
+    "EffectiveRankDisplay",
     "HessianDisplay",
     "LossCurveDisplay",
     "LossDifferenceDisplay",
     "RetrainedAgainstFixedDisplay",
     "RunsDisplay",
     "SettlingSurfaceDisplay",
+    "SpectrumDisplay",
     "SurfaceDifferenceDisplay",
     "SurfaceEvidenceDisplay",
     "WeightPathDisplay",

@@ -8,14 +8,17 @@ from typing import Any
 from stillscape._errors import InputError
 from stillscape.report import svg
 from stillscape.report.displays import (
+    BlockShareDisplay,
     ClassGainDisplay,
     ComparisonDisplay,
     DataCurveDisplay,
+    EffectiveRankDisplay,
     HessianDisplay,
     LossCurveDisplay,
     LossDifferenceDisplay,
     RetrainedAgainstFixedDisplay,
     SettlingSurfaceDisplay,
+    SpectrumDisplay,
     SurfaceDifferenceDisplay,
     SurfaceEvidenceDisplay,
     WeightPathDisplay,
@@ -30,6 +33,9 @@ _OF_EACH: tuple[tuple[str, Any], ...] = (
     ("loss-difference", LossDifferenceDisplay),
     ("retrained-against-fixed", RetrainedAgainstFixedDisplay),
     ("hessian", HessianDisplay),
+    ("spectrum", SpectrumDisplay),
+    ("effective-rank", EffectiveRankDisplay),
+    ("block-share", BlockShareDisplay),
     ("surface", SettlingSurfaceDisplay),
     ("surface-difference", SurfaceDifferenceDisplay),
     ("surface-way", WeightPathDisplay),

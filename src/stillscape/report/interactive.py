@@ -15,7 +15,7 @@ import numpy as np
 from stillscape.report import words
 from stillscape.report.displays.base import Table
 from stillscape.report.displays.settling import SettlingSurfaceDisplay
-from stillscape.report.landscape import PLANE_NAMES, QUANTITIES, Landscape, landscapes_of
+from stillscape.report.landscape import PLANE_NAMES, QUANTITIES, Landscape, Trail, landscapes_of
 
 MOST_POINTS = 31  # along each direction of a surface on the page; of more, every second one is shown
 FLOOR = 0.1  # of the tolerance: differences are drawn on a logarithmic scale, which has no zero
@@ -34,6 +34,7 @@ class Interactive:
         label: what a screen reader says of the picture.
         data: JSON for the script, safe inside of an element.
         tables: words and table of each plane.
+        trails: whether ways of trainings can be shown.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Interactive:
     label: str
     data: str
     tables: list[tuple[str, Table]]
+    trails: bool
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def interactive(entry: Mapping[str, Any], name: str) -> Interactive | None:
     if not found:
         return None
     first = next(iter(found.values()))
-    planes = [(plane, words.sentence_case(PLANE_NAMES.get(plane, "a plane"))) for plane in found]
+    planes = [(plane, _plane_name(plane)) for plane in found]
     tolerance = f"{words.number(first.tolerance)} nats"
     caption = (
         "The mean loss Lₖ of the first k held-out images over a plane through the weights w* trained at the largest "
@@ -76,11 +78,27 @@ def interactive(entry: Mapping[str, Any], name: str) -> Interactive | None:
         "weights; the numbers stand in the tables below."
     )
     data = {"tolerance": first.tolerance, "planes": [_content(plane) for plane in found.values()]}
-    tables = [
-        (words.sentence_case(PLANE_NAMES.get(plane, "a plane")), SettlingSurfaceDisplay(entry["adapt"], at).table())
-        for plane, at in found.items()
-    ]
-    return Interactive(name, planes, list(QUANTITIES.items()), first.k.tolist(), caption, label, as_json(data), tables)
+    tables = []
+    for plane, at in found.items():
+        display = SettlingSurfaceDisplay(entry["adapt"], at)
+        tables.append((_plane_name(plane), display.table()))
+        if at.trails:
+            tables.append((f"{_plane_name(plane)}: ways of trainings", display.ways()))
+    trails = any(at.trails for at in found.values())
+    return Interactive(
+        name, planes, list(QUANTITIES.items()), first.k.tolist(), caption + (_TRAILS if trails else ""), label,
+        as_json(data), tables, trails,
+    )  # fmt: skip
+
+
+_TRAILS = (
+    " Lines: how some trainings moved the weights, on the surface at the nearest points of the plane. How much of that "
+    "the plane does not show is said beside them."
+)
+
+
+def _plane_name(plane: str) -> str:
+    return words.sentence_case(PLANE_NAMES.get(plane, "a plane"))
 
 
 def as_json(content: Any) -> str:
@@ -134,8 +152,15 @@ def _content(at: Landscape) -> dict[str, Any]:
         "share": at.share[0].tolist(),
         "within": [float((each <= at.tolerance).mean()) for each in at.to_whole],
         "way": [list(place) for place in at.way],
+        "trails": [_trail(trail) for trail in at.trails],
+        "hidden": at.hidden(),
         **packed,
     }
+
+
+def _trail(trail: Trail) -> dict[str, Any]:
+    columns = (trail.steps, *trail.places.T, trail.off)
+    return {"k": trail.k, "points": [list(point) for point in zip(*(each.tolist() for each in columns), strict=True)]}
 
 
 def _packed(array: np.ndarray) -> str:

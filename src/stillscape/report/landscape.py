@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from stillscape._errors import InputError, RecordError
+from stillscape.report import words
 from stillscape.report.series import entry_of
-from stillscape.report.words import MINUS
 
 PLANE_NAMES = {
     "curvature": "two directions of largest curvature",
@@ -25,13 +25,37 @@ AXIS_NAMES = {
     "random 1": "random direction",
     "random 2": "another random direction",
 }
-_SIGN = f"\N{NO-BREAK SPACE}{MINUS}\N{NO-BREAK SPACE}"
+_SIGN = f"\N{NO-BREAK SPACE}{words.MINUS}\N{NO-BREAK SPACE}"
 TO_WHOLE, NEXT_STEP = f"|Lₘ{_SIGN}Lₖ|", f"|Lₖ₊₁{_SIGN}Lₖ|"
 QUANTITIES = {
     "losses": "the surface, Lₖ",
     "to_whole": f"distance from the last, {TO_WHOLE}",
     "next_step": f"what one more image moves, {NEXT_STEP}",
 }
+
+
+ALMOST_ALL = 0.999
+
+
+@dataclass(frozen=True)
+class Trail:
+    """The way on which one training came to its weights, as it shows in a plane.
+
+    Attributes:
+        k: images that were trained on.
+        steps: after which the weights were looked at.
+        places: nearest points of the plane, two coordinates each.
+        off: distances from the plane.
+        moved: distances from the start.
+        hidden: share of the squared way from start to end that is across the plane.
+    """
+
+    k: int
+    steps: Int[np.ndarray, " n"]
+    places: Float[np.ndarray, "n 2"]
+    off: Float[np.ndarray, " n"]
+    moved: Float[np.ndarray, " n"]
+    hidden: float
 
 
 @dataclass(frozen=True)
@@ -51,6 +75,7 @@ class Landscape:
         settled: k from which on all of it does, in the order that is shown; None before m.
         way: (k, first, second, distance from the plane) of the weights trained on k.
         tolerance: nats.
+        trails: ways of some trainings, of growing k; none in results of earlier versions.
     """
 
     plane: str
@@ -65,6 +90,19 @@ class Landscape:
     settled: int | None
     way: list[tuple[int, float, float, float]]
     tolerance: float
+    trails: tuple[Trail, ...] = ()
+
+    def hidden(self) -> str:
+        """Return what the plane doesn't show of the trainings' ways, in words; empty where none was followed."""
+        if not self.trails:
+            return ""
+        shares = [min(round(trail.hidden, 3), ALMOST_ALL) for trail in self.trails]
+        low, high = (words.percent(end) for end in (min(shares), max(shares)))
+        said = low if low == high else f"{low.removesuffix(words.PERCENT_SIGN)} to {high}"
+        more = " or more" if max(shares) == ALMOST_ALL else ""  # 100 % would say that nothing shows
+        sizes = ", ".join(f"{trail.k:,}" for trail in self.trails)
+        hidden = f"{said}{more} is across the plane and does not show"
+        return f"of the squared distance from start to end (k = {sizes}), {hidden}"
 
     def shown(self, count: int, *, last: bool = True) -> list[int]:
         """Return the places of about `count` sizes, evenly spread, the largest included or left out."""
@@ -143,8 +181,18 @@ def _landscape(plane: Mapping[str, Any], tolerance: float) -> Landscape:
     names = [AXIS_NAMES.get(axis["name"], "a direction") for axis in plane["axes"]]
     return Landscape(
         plane["name"], (names[0], names[1]), first, second, k, **surfaces, share=share, settled=plane["settled"],
-        way=way, tolerance=tolerance,
+        way=way, tolerance=tolerance, trails=tuple(_trail(trail) for trail in plane.get("trails") or ()),
     )  # fmt: skip
+
+
+def _trail(trail: Mapping[str, Any]) -> Trail:
+    points = trail["points"]
+    places = np.array([point["at"] for point in points], dtype=np.float64)
+    if places.shape != (len(points), 2):
+        raise ValueError(f"the way of a training has places of shape {places.shape}")
+    off, moved = (np.array([point[name] for point in points], dtype=np.float64) for name in ("off", "moved"))
+    steps = np.array([point["step"] for point in points], dtype=np.int64)
+    return Trail(int(trail["k"]), steps, places, off, moved, float(trail["hidden"]))
 
 
 def _between(places: np.ndarray, at: float) -> tuple[int, float]:

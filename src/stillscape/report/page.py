@@ -1,10 +1,10 @@
 """The page: everything that a run found, in one HTML file that needs no network; of scripts, only the surface's own."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from stillscape._files import no_room_is_said, write_whole
+from stillscape._files import make_folder, write_whole
+from stillscape._folders import Folder, as_folder, within
 from stillscape.report import tables, words
 from stillscape.report.figures import Drawing, draw_adaptation, draw_comparison, file_names
 from stillscape.report.interactive import Interactive, interactive, script
@@ -13,14 +13,14 @@ from stillscape.report.series import check_result
 from stillscape.report.templates import rendered
 
 
-def write_report(result: Mapping[str, Any], folder: Path) -> Path:
+def write_report(result: Mapping[str, Any], folder: str | Folder) -> Folder:
     """Write report.html, and its figures as files, into a run folder.
 
     The page is told from the result alone: the same result gives the same bytes.
 
     Args:
         result: what result.json holds.
-        folder: where to write; made where it is missing.
+        folder: where to write, a path or an address; made where it is missing.
 
     Returns:
         Path of report.html; the figures lie beside it under figures/ as PDF and SVG.
@@ -36,9 +36,9 @@ def write_report(result: Mapping[str, Any], folder: Path) -> Path:
     comparison = draw_comparison(result)
     figures = {adapt: draw_adaptation(result, adapt, name) for adapt, name in names.items()}
     drawings = [drawing for group in figures.values() for drawing in group] + ([comparison] if comparison else [])
-    folder = Path(folder)
-    with no_room_is_said(folder):
-        (folder / "figures").mkdir(parents=True, exist_ok=True)  # the run folder has it, be there figures or not
+    folder = as_folder(folder)
+    within(folder, folder / "figures")
+    make_folder(folder / "figures")  # the run folder has it, be there figures or not
     for drawing in drawings:
         for kind, content in drawing.files.items():
             write_whole(folder / "figures" / f"{drawing.name}.{kind}", content)

@@ -1,11 +1,11 @@
 """The page of several runs: one HTML file that needs no network and no script."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from stillscape._errors import InputError
 from stillscape._files import write_whole
+from stillscape._folders import Folder, as_folder
 from stillscape.report import tables, words
 from stillscape.report.figures import Drawing, draw
 from stillscape.report.page import meaning_of_enough
@@ -16,7 +16,7 @@ from stillscape.sufficiency import in_a_list
 _TONES = {"told": "reached", "none_reached": "not_reached"}
 
 
-def write_comparison(comparison: Mapping[str, Any], path: str | Path) -> Path:
+def write_comparison(comparison: Mapping[str, Any], path: str | Folder) -> Folder:
     """Write the page of a comparison.
 
     The page is told from the comparison alone: the same one gives the same bytes.
@@ -33,7 +33,7 @@ def write_comparison(comparison: Mapping[str, Any], path: str | Path) -> Path:
 
     Cost: one figure, about 0.15 s.
     """
-    path = Path(path)
+    path = as_folder(path)
     if path.is_dir():
         raise InputError(
             f"out is {str(path)!r}, which is a folder; name a file, such as {str(path / 'compare.html')!r}."
@@ -56,6 +56,7 @@ def _page(comparison: Mapping[str, Any]) -> dict[str, Any]:
         "tables": numbers,
         "table_note": _table_note(comparison),
         "copyable": _copyable(numbers),
+        "joint": joint_sentence(comparison),
         "scores_sentence": scores_sentence(comparison),
         "differences": comparison["differences"],
         "barring": [f"Different {each['what']}: {each['means']}" for each in comparison["differences"] if each["bars"]],
@@ -141,7 +142,7 @@ def number_tables(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the tables of all contenders, as words ready to print: answers with scores, and forecasts with costs."""
     metric, scores, ahead = comparison["metric"], comparison["scores"], comparison["forecast"]
     contenders = comparison["contenders"]
-    measured = ["Answer", "k*", "Interval", "Largest size"]
+    measured = ["Answer", "k*", "Interval", *(["Interval, all together"] if _many(comparison) else []), "Largest size"]
     if scores["k"] is not None:
         name = words.sentence_case(words.curve_name(metric))
         measured += [f"{name} at {words.count(scores['k'])}", "Behind the best"]
@@ -167,12 +168,42 @@ def _measured_cells(comparison: Mapping[str, Any], place: int) -> list[str]:
         words.status_name(verdict.get("status") or ""),
         words.count(verdict.get("k_star")),
         interval_of(verdict),
+        *([_together(each)] if _many(comparison) else []),
         words.count(max(question.get("sizes") or [0]) or None),
     ]
     if scores["k"] is not None:
         metric = comparison["metric"]
         cells += [_with_interval(scores["rows"][place], metric), _behind(scores, place, metric)]
     return cells
+
+
+def _many(comparison: Mapping[str, Any]) -> bool:
+    return len(comparison["contenders"]) > 2
+
+
+def _together(contender: Mapping[str, Any]) -> str:
+    wide = contender["together"]
+    if wide is None:
+        return words.DASH
+    return interval_of(wide) if wide["status"] == "reached" else words.status_name(wide["status"]).lower()
+
+
+def joint_sentence(comparison: Mapping[str, Any]) -> str:
+    r"""Return at what level all that is claimed of the runs holds together.
+
+    >>> joint_sentence({"joint": {"contenders": 2, "pairs": 1, "level": 0.9, "method": "Bonferroni"}})
+    'Two answers are one pair: the claim on it holds at 90\xa0%.'
+    """
+    joint = comparison["joint"]
+    level = words.percent(joint["level"])
+    if joint["contenders"] == 2:
+        return f"Two answers are one pair: the claim on it holds at {level}."
+    return (
+        f"All that is claimed holds together at {level} (simultaneous intervals after {joint['method']}): the runs are "
+        f"ranked by intervals of k* wide enough for all {joint['contenders']} at once, and differences from the best "
+        f"have intervals wide enough for all {joint['pairs']} pairs, since the best is chosen by the same data. The "
+        "interval of each run by itself stands beside its k* and is narrower."
+    )
 
 
 def _later_cells(comparison: Mapping[str, Any], place: int) -> list[str]:
@@ -221,7 +252,7 @@ def _behind(scores: Mapping[str, Any], place: int, metric: str) -> str:
 
 
 def _table_note(comparison: Mapping[str, Any]) -> str:
-    parts = []
+    parts = [joint_sentence(comparison)]
     if comparison["forecast"]["sizes"]:
         parts.append(
             "Forecasts are made from each run's own sizes; “too far” is more than eight times its largest, where no "

@@ -3,8 +3,9 @@
   "use strict";
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const MORPH_MS = 280, STEP_MS = 850, TURN = Math.PI / 9, FLOOR = 0.1;
+  const FINE = 4, MORPH_MS = 280, STEP_MS = 850, TURN = Math.PI / 9, FLOOR = 0.1;
   const BLUE = ["#2a78b5", "#c4e0f3"], ORANGE = ["#fbe3b0", "#d97a1e", "#8f3906"];
+  const TRAILS = ["#56b4e9", "#f0b232", "#ffffff"];
   const ZTITLES = { losses: "mean loss, nats", to_whole: "|Lₘ − Lₖ|, nats", next_step: "|Lₖ₊₁ − Lₖ|, nats" };
 
   async function unpack(base64) {
@@ -50,16 +51,29 @@
       this.slider = root.querySelector("input[type=range]");
       this.play = root.querySelector(".play");
       this.out = root.querySelector("output");
-      const far = this.narrow ? 1.16 : 1;
-      this.eye = { x: 1.22 * far, y: -1.32 * far, z: 0.82 * far };
       this.kept = new Map();
+      const far = this.narrow ? 1.16 : 1;
+      const [right, front] = this.lowest();
+      this.eye = { x: 1.22 * far * right, y: 1.32 * far * front, z: 0.82 * far };
       this.timer = this.frame = 0;
+    }
+
+    // The corner from which one looks in: the lowest, so that no slope stands in front of the weights.
+    lowest() {
+      const z = this.surfaces().at(-1), [low, high] = [z[0], z.at(-1)];
+      const corners = [[high.at(-1), 1, 1], [low.at(-1), 1, -1], [high[0], -1, 1], [low[0], -1, -1]];
+      corners.sort((one, other) => one[0] - other[0]);
+      return corners[0].slice(1);
     }
 
     get plane() { return this.data.planes.find((plane) => plane.name === this.chosen("plane")); }
     get quantity() { return this.chosen("quantity"); }
     get narrow() { return innerWidth < 620; }
     get size() { return Number(this.slider.value); }
+    get trails() {
+      const box = this.root.querySelector("fieldset.trails input");
+      return box && box.checked ? this.plane.trails : [];
+    }
     chosen(group) { return this.root.querySelector(`fieldset.${group} input:checked`).value; }
 
     surfaces() {
@@ -119,11 +133,11 @@
     }
 
     // A little above the surface, so that they are not half sunk in it.
-    heights(z) {
+    heights(z, places = this.plane.way) {
       const losses = this.quantity === "losses", above = 0.012 * (this.plane.top.losses - this.plane.low);
-      return this.plane.way.map(([, a, b]) => {
+      return places.map(([, a, b]) => {
         const found = height(this.plane, z, a, b);
-        return losses ? found + above : found * 1.05;
+        return losses ? Math.min(found, this.plane.top.losses) + above : found * 1.05;
       });
     }
 
@@ -134,6 +148,7 @@
       const show = (z) => {
         Plotly.restyle(this.plot, { z: [z], surfacecolor: [this.colors(z)] }, [0]);
         Plotly.restyle(this.plot, { z: [this.heights(z)] }, [1]);
+        this.trails.forEach((trail, n) => Plotly.restyle(this.plot, { z: [this.heights(z, this.lifted(trail))] }, [2 + n]));
       };
       const step = (now) => {
         const t = Math.min(1, (now - started) / MORPH_MS);
@@ -178,6 +193,8 @@
       this.out.textContent =
         `k = ${images}: ${range}; ${share}\u00a0% of the plane is within the tolerance`;
       this.slider.setAttribute("aria-valuetext", images);
+      const hidden = this.root.querySelector(".hidden-share");
+      if (hidden) hidden.textContent = this.plane.hidden ? `In this plane, ${this.plane.hidden}.` : "";
     }
 
     traces() {
@@ -203,7 +220,35 @@
         text: plane.way.map((at) => `weights trained on ${at[0].toLocaleString("en")} images, ${said(at[3])} off the plane`),
         hovertemplate: "%{text}<extra></extra>",
       };
-      return [surface, way];
+      return [surface, way, ...this.trails.map((trail, n) => this.trace(trail, n, z))];
+    }
+
+    // Between looks the way is drawn along the surface, not through it.
+    lifted(trail) {
+      const within = trail.points.filter(([, a, b]) => this.holds(a, b)), fine = [];
+      within.forEach((at, n) => {
+        const next = within[n + 1];
+        fine.push(at);
+        if (next) for (let s = 1; s < FINE; s += 1)
+          fine.push([at[0], ...[1, 2, 3].map((c) => at[c] + (s / FINE) * (next[c] - at[c]))]);
+      });
+      return fine;
+    }
+
+    holds(a, b) {
+      const { first, second } = this.plane;
+      return a >= first[0] && a <= first.at(-1) && b >= second[0] && b <= second.at(-1);
+    }
+
+    trace(trail, n, z) {
+      const points = this.lifted(trail), images = trail.k.toLocaleString("en");
+      return {
+        type: "scatter3d", mode: "lines", x: points.map((at) => at[1]), y: points.map((at) => at[2]),
+        z: this.heights(z, points), showlegend: false,
+        line: { color: TRAILS[n % TRAILS.length], width: 4 },
+        text: points.map((at) => `training on ${images} images, step ${at[0]}, ${said(at[3])} off the plane`),
+        hovertemplate: "%{text}<extra></extra>",
+      };
     }
 
     lossColors() {

@@ -17,6 +17,7 @@ _NO_DATES = {"svg": {"Date": None, "Creator": None, "Format": None, "Type": None
 _VARIABLES = {code: f"var(--fig-{name}, {code})" for name, code in COLORS.items()}
 _COLOR = re.compile("|".join(_VARIABLES))
 _FAMILY = re.compile(r"font-family: [^;]*; ?")
+_NO_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
 
@@ -102,7 +103,8 @@ def _saved(figure: "Figure", kind: str, rc: dict[str, Any], face: str) -> bytes:
         # A name in a script that the built-in font lacks draws as boxes; that is no reason to lose the report.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format=kind, metadata=_NO_DATES[kind], facecolor=face)
-    return buffer.getvalue()
+    # A class may be called anything; what XML has no letter for would make the file one that nothing opens.
+    return _NO_XML.sub("\ufffd".encode(), buffer.getvalue()) if kind == "svg" else buffer.getvalue()
 
 
 def _references(element: ET.Element) -> list[str]:

@@ -33,7 +33,6 @@ QUICK: dict[str, Any] = {
     "sizes": (25, 50, 100, 200),
     "orders": 3,
     "hessians": 40,
-    "rank": 4,
 }
 
 
@@ -46,7 +45,7 @@ class HeadSettings(Settings):
     orders: int = 6
     held_out: float = 0.5
     hessians: int = 200
-    rank: int = 8
+    rank: int = 16
 
 
 @dataclass(frozen=True)

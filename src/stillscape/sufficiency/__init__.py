@@ -1,13 +1,16 @@
 """How much data is enough: criteria over measured curves, and the verdict in plain words."""
 
 from stillscape.sufficiency.among_runs import (
+    MOST_TOGETHER,
     Answer,
     answer_of,
     fewest,
     in_a_list,
+    level_together,
     needs_fewer,
     score_difference,
     sentence_among,
+    widening,
 )
 from stillscape.sufficiency.anytime import AnytimeGain, anytime_gain, training_variances
 from stillscape.sufficiency.beyond import settling_size
@@ -28,6 +31,7 @@ from stillscape.sufficiency.wording import higher_is_better
 from stillscape.sufficiency.worth import break_even_gain, worth_criterion, worth_table
 
 __all__ = [
+    "MOST_TOGETHER",
     "Answer",
     "AnytimeGain",
     "Criterion",
@@ -55,6 +59,7 @@ __all__ = [
     "in_a_list",
     "in_words",
     "interval_outlook",
+    "level_together",
     "needs_fewer",
     "neighborhood_criterion",
     "null_hypothesis",
@@ -71,6 +76,7 @@ __all__ = [
     "stability_sentence",
     "target_criterion",
     "training_variances",
+    "widening",
     "worth_criterion",
     "worth_table",
 ]

@@ -4,7 +4,32 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from scipy.stats import norm
+
 from stillscape.sufficiency import wording
+
+MOST_TOGETHER = 12  # intervals that a result holds wide enough; beyond it too few of 1000 draws decide their ends
+
+
+def level_together(level: float, intervals: int) -> float:
+    """Return the level that each of several intervals must have for all to hold together at `level` (Bonferroni).
+
+    >>> level_together(0.9, 4)
+    0.975
+    """
+    return 1 - (1 - level) / intervals
+
+
+def widening(level: float, pairs: int) -> float:
+    """Return how many times as wide an interval of a difference must be for those of all pairs to hold together.
+
+    Bonferroni's, for errors that are about normal: z(1 - a / (2 pairs)) / z(1 - a / 2) with a = 1 - `level`.
+
+    >>> widening(0.9, 1), round(widening(0.9, 3), 3)
+    (1.0, 1.294)
+    """
+    tail = (1 - level) / 2
+    return float(norm.isf(tail / pairs) / norm.isf(tail))
 
 
 @dataclass(frozen=True)
@@ -24,8 +49,12 @@ class Answer:
     more_than: float | None
 
 
-def answer_of(entry: Mapping, question: Mapping) -> Answer:
+def answer_of(entry: Mapping, question: Mapping, contenders: int = 2) -> Answer | None:
     """Read the answer of one adaptation from a result.
+
+    Of two intervals that do not meet, only one claim is made, which each at its own level bears. Of more, all
+    intervals must hold together: then the one at the level for so many is read (`level_together`); None where the
+    result, of an earlier version, holds none, or there are more than `MOST_TOGETHER`.
 
     A gain is judged up to half of the largest size only, since its doubling must have been measured; a target at
     every size. What lies above the last judged size is not known, so a "not reached" says no more than that.
@@ -37,6 +66,11 @@ def answer_of(entry: Mapping, question: Mapping) -> Answer:
     200
     """
     verdict = entry.get("verdict") or {}
+    if contenders > 2:
+        wide = next((row for row in entry.get("joint") or [] if row["intervals"] == contenders), None)
+        if wide is None and verdict.get("status") in ("reached", "not_reached"):
+            return None
+        verdict = wide or {}
     judged = [step["from"] for step in entry.get("gains") or []]
     if question.get("target") is not None:
         judged = list(question.get("sizes") or [])
@@ -113,6 +147,11 @@ def in_a_list(names: Sequence[str]) -> str:
 def sentence_among(labels: Sequence[str], answers: Sequence[Answer], level: float) -> tuple[str, str]:
     """Return status and sentence: "told", "cannot_tell" or "none_reached".
 
+    Args:
+        labels: of the answers.
+        answers: of more than two, with intervals that hold together.
+        level: at which they do.
+
     >>> two = [Answer("reached", 50, 100, 200), Answer("reached", 200, 400, 400)]
     >>> sentence_among(["A", "B"], two, 0.9)[0]
     'told'
@@ -124,7 +163,7 @@ def sentence_among(labels: Sequence[str], answers: Sequence[Answer], level: floa
             "None of these runs shows that there is enough yet, so none can be said to need the fewest.",
         )
     unbeaten = fewest(answers)
-    sure = wording.percent(level)
+    sure = wording.percent(level) if len(answers) == 2 else f"joint {wording.percent(level)}"
     if len(unbeaten) == 1:
         best = answers[unbeaten[0]]
         return "told", (

@@ -1,6 +1,6 @@
 """From the scores of all repeats to everything that the report says about one adaptation."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from stillscape.convergence import (
     repeats_known,
     variance_components,
 )
+from stillscape.sufficiency.among_runs import MOST_TOGETHER, level_together
 from stillscape.sufficiency.baseline import not_above_baseline, standing
 from stillscape.sufficiency.beyond import outlook_beyond
 from stillscape.sufficiency.criteria import gain_criterion, hidden_change, target_criterion
@@ -27,7 +28,7 @@ from stillscape.sufficiency.criterion import Criterion
 from stillscape.sufficiency.doublings import doubling_matrix, gains
 from stillscape.sufficiency.outlook import interval_outlook, shared_variance
 from stillscape.sufficiency.stability import stability
-from stillscape.sufficiency.verdict import adaptation_verdict
+from stillscape.sufficiency.verdict import adaptation_verdict, deciding_name
 from stillscape.sufficiency.wording import higher_is_better
 from stillscape.sufficiency.worth import worth_criterion, worth_table
 
@@ -37,8 +38,9 @@ class Panel:
     """What is known about one adaptation.
 
     Attributes:
-        result: {"adapt", "verdict", "criteria", "curves", "gains", "noise_floor", "variance", "outlook",
-            "baseline", "forecast", "stability"}, and "worth" where a price is asked about; plain values.
+        result: {"adapt", "verdict", "criteria", "curves", "joint", "gains", "noise_floor", "variance", "outlook",
+            "baseline", "forecast", "stability"}, and "worth" where a price is asked about; plain values. "joint" holds
+            status and interval of k* at levels at which several intervals hold together, for `compare`.
         best_draws: bootstrap draws of the question's metric at the largest size, (B,), for `overall_verdict`.
         criteria: by name, with what `result` leaves out.
     """
@@ -104,14 +106,20 @@ def assemble(
         raise InputError(
             f"scores lacks {metric}; it has {', '.join(sorted(scores))}, and must hold what is asked about."
         )
-    known = repeats_known(permutation_ids)
     measured = {name: _measure(score, groups, permutation_ids, seed_ids, draws, seed) for name, score in scores.items()}
-    resolution = _resolution(scores[metric], metric, groups, permutation_ids, sizes, level)
-    criteria = _criteria(question, sizes, measured, known, resolution)
     asked = measured[metric]
-    floor = standing(metric, sizes, asked.mean, asked.draws, baseline, level) if baseline is not None else None
-    if floor is not None and not floor["above"]:
-        criteria = {name: not_above_baseline(each, floor, metric) for name, each in criteria.items()}
+
+    def judged(question: Mapping) -> tuple[dict[str, Criterion], dict[str, Any] | None]:
+        known, level = repeats_known(permutation_ids), question["level"]
+        resolution = _resolution(scores[metric], metric, groups, permutation_ids, sizes, level)
+        criteria = _criteria(question, sizes, measured, known, resolution)
+        floor = standing(metric, sizes, asked.mean, asked.draws, baseline, level) if baseline is not None else None
+        if floor is not None and not floor["above"]:
+            criteria = {name: not_above_baseline(each, floor, metric) for name, each in criteria.items()}
+        return criteria, floor
+
+    criteria, floor = judged(question)
+    joint = _joint(question, lambda stricter: judged(stricter)[0][deciding_name(question)])
     criteria |= {criterion.name: criterion for criterion in extra_criteria}
     steps = gains(sizes, asked.draws, asked.mean, level, higher_is_better(metric))
     curves = {
@@ -134,6 +142,7 @@ def assemble(
         "verdict": verdict,
         "criteria": {name: criterion.to_dict() for name, criterion in criteria.items()},
         "curves": {name: curve.to_dict() for name, curve in (curves | dict(extra_curves or {})).items()},
+        "joint": joint,
         "gains": steps,
         "noise_floor": {
             name: float(measured[key].heldout[:, -1].std())
@@ -159,6 +168,15 @@ def assemble(
         price = {name: question[name] for name in ("cost_per_image", "value_per_point")}
         result["worth"] = worth_table(steps, **price)
     return Panel(result, asked.draws[:, -1], criteria)
+
+
+def _joint(question: Mapping, judged: Callable[[Mapping], Criterion]) -> list[dict[str, Any]]:
+    """Return what the deciding criterion says at levels at which two and more intervals hold together."""
+    rows = []
+    for intervals in range(2, MOST_TOGETHER + 1):
+        found = judged({**question, "level": level_together(question["level"], intervals)})
+        rows.append({"intervals": intervals, "status": found.status, "low": found.low, "high": found.high})
+    return rows
 
 
 def _by_permutation(scores: np.ndarray, permutation_ids: ArrayLike) -> np.ndarray:

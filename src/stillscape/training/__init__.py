@@ -5,6 +5,7 @@ from stillscape.training.losses import Scores, directional_slopes, score
 from stillscape.training.metrics import METRICS, metrics, most_frequent_baseline, per_class_recall, weighted_metric
 from stillscape.training.optimum import fit_head
 from stillscape.training.outcome import Fit
+from stillscape.training.precision import check_precision
 from stillscape.training.recipe import EarlyStop, Recipe, default_recipe
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Fit",
     "Recipe",
     "Scores",
+    "check_precision",
     "default_recipe",
     "directional_slopes",
     "fit",

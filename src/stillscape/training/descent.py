@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stillscape.training.losses import Scores, as_scores, losses_of
 from stillscape.training.micro_batches import MicroBatches, StillTooLargeError
 from stillscape.training.outcome import Fit, Stop, TracePoint, thin
+from stillscape.training.precision import Steps
 from stillscape.training.recipe import EarlyStop, Recipe
 from stillscape.training.room import Room
 from stillscape.training.rows import Rows, device_of
@@ -29,7 +30,9 @@ def descend(
     recipe: Recipe,
     *,
     seed: int,
+    precision: str = "float32",
     measure_end: bool = True,
+    watch: Callable[[int], None] | None = None,
 ) -> Fit:
     """Train a suffix in place: AdamW, cross-entropy, warm-up; see `fit` for the arguments.
 
@@ -38,15 +41,16 @@ def descend(
     """
     start = time.perf_counter()
     device = device_of(suffix)
+    by = Steps(precision, device)
     generator = torch.Generator().manual_seed(seed)
     training, validation = _set_apart(np.asarray(labels), rows, recipe.early_stop, generator)
     data = Rows(inputs, labels, training, device)
-    watch = None
+    stopping = None
     if recipe.early_stop is not None and len(validation):
-        watch = _Watch(suffix, Rows(inputs, labels, validation, device), recipe.early_stop.patience_epochs)
+        stopping = _Watch(suffix, Rows(inputs, labels, validation, device), recipe.early_stop.patience_epochs)
     with _dropout_from(seed, device):
         suffix.train()
-        progress = _run(suffix, data, recipe, generator, watch)
+        progress = _run(suffix, data, recipe, by, generator, stopping, watch or _unwatched)
     suffix.eval()
     gradient, scores = math.nan, None
     if measure_end and not progress.reason:
@@ -78,13 +82,24 @@ class _Progress:
     micro_batch: int | None = None
 
 
+def _unwatched(step: int) -> None:
+    pass
+
+
 def _run(
-    suffix: nn.Module, data: Rows, recipe: Recipe, generator: torch.Generator, watch: "_Watch | None"
+    suffix: nn.Module,
+    data: Rows,
+    recipe: Recipe,
+    by: Steps,
+    generator: torch.Generator,
+    stopping: "_Watch | None",
+    watch: Callable[[int], None],
 ) -> _Progress:
     parameters = [p for p in suffix.parameters() if p.requires_grad]
     optimizer = _adamw(parameters, recipe)
     total = recipe.num_steps(len(data))
-    progress, micro, largest_label = _Progress(0, 0, []), MicroBatches(recipe.batch), data.labels.max()
+    progress, micro, largest_label = _Progress(0, 0, []), MicroBatches(recipe.batch, by), data.labels.max()
+    watch(0)
     for step, (places, epoch_ends) in zip(range(total), _batches(len(data), recipe.batch, generator), strict=False):
         rate = recipe.rate(step, total)
         optimizer.zero_grad()
@@ -97,19 +112,21 @@ def _run(
         if not math.isfinite(value):
             progress.reason, progress.stop = f"the loss is {value} at step {step}; lower the learning rate", "failed"
             break
+        by.unscale(optimizer)
         if recipe.clip > 0:
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        optimizer.step()
+        by.step(optimizer)
         progress.steps, progress.seen = step + 1, progress.seen + len(places)
-        if watch is not None and epoch_ends and watch.is_over():
+        watch(progress.steps)
+        if stopping is not None and epoch_ends and stopping.is_over():
             progress.stop = "early stop"
             break
     optimizer.zero_grad()
     progress.micro_batch = micro.halved_to
-    if watch is not None and not progress.reason:
-        watch.restore()
+    if stopping is not None and not progress.reason:
+        stopping.restore()
     return progress
 
 
@@ -142,7 +159,7 @@ def last_look(suffix: nn.Module, data: Rows) -> tuple[float, Scores]:
     sums = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
     scored = []
     for x, y in data.batches(_EVALUATION_BATCH):
-        for gradient, losses, probabilities in room.parts(x, y, look):
+        for gradient, losses, probabilities in room.of_batch(x, y, look):
             for total, part in zip(sums, gradient, strict=True):
                 total += part
             scored.append((losses, probabilities))
@@ -201,7 +218,9 @@ class _Watch:
         sums = [
             value
             for x, y in self.data.batches(_EVALUATION_BATCH)
-            for value in self.room.parts(x, y, lambda x, y: F.cross_entropy(self.suffix(x), y, reduction="sum").item())
+            for value in self.room.of_batch(
+                x, y, lambda x, y: F.cross_entropy(self.suffix(x), y, reduction="sum").item()
+            )
         ]
         self.suffix.train()
         return sum(sums) / len(self.data)

@@ -1,5 +1,7 @@
 """Fit the trained part of a model on a subset."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float, Int
 from torch import nn
@@ -7,8 +9,9 @@ from torch import nn
 from stillscape.training.descent import descend
 from stillscape.training.optimum import fit_head
 from stillscape.training.outcome import Fit
+from stillscape.training.precision import Precision, check_precision
 from stillscape.training.recipe import Recipe
-from stillscape.training.rows import check_rows
+from stillscape.training.rows import check_rows, device_of
 
 
 def fit(
@@ -19,6 +22,8 @@ def fit(
     recipe: Recipe,
     *,
     seed: int,
+    precision: Precision = "float32",
+    watch: Callable[[int], None] | None = None,
 ) -> Fit:
     """Fit a suffix, in place, on the given rows; it is left in eval mode.
 
@@ -33,14 +38,19 @@ def fit(
         rows: training rows; only they are read.
         recipe: how to train.
         seed: of the order of batches, of dropout and of the early stop's validation part.
+        precision: of the steps: "float32", "bf16", or "fp16" (on CUDA devices). Weights, losses, the last gradient and
+            scores are float32 or better in any case; a single Linear layer is brought to its optimum in float64.
+        watch: called with the number of steps taken, at 0 before the first and after each, while the suffix holds the
+            weights of that moment; it must only look. An early stop may go back to an earlier one at the end.
 
     Returns:
         how it went. A loss that is not finite is a status, not an exception.
 
     Raises:
-        InputError: rows, labels and inputs don't belong together.
+        InputError: rows, labels and inputs don't belong together, or the device can't train in this precision.
     """
+    check_precision(precision, device_of(suffix))
     rows = check_rows(inputs, labels, rows)
     if type(suffix) is nn.Linear:
-        return fit_head(suffix, inputs, labels, rows, recipe)
-    return descend(suffix, inputs, labels, rows, recipe, seed=seed)
+        return fit_head(suffix, inputs, labels, rows, recipe, watch)
+    return descend(suffix, inputs, labels, rows, recipe, seed=seed, precision=precision, watch=watch)

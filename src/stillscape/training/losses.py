@@ -69,13 +69,13 @@ def score(
 
     Raises:
         InputError: rows, labels and inputs don't belong together.
-        RunError: memory runs out with one row at a time.
+        MemoryShortError: memory runs out with one row at a time.
     """
     suffix.eval()
     data = Rows(inputs, labels, check_rows(inputs, labels, rows), device_of(suffix))
     room = Room()
     batches = data.batches(batch)
-    return as_scores([part for x, y in batches for part in room.parts(x, y, lambda x, y: losses_of(suffix(x), y))])
+    return as_scores([part for x, y in batches for part in room.of_batch(x, y, lambda x, y: losses_of(suffix(x), y))])
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillscape._errors import RunError
+from stillscape._room import is_out_of_memory
+from stillscape.training.precision import Steps
 from stillscape.training.rows import check_classes
 
 
@@ -21,10 +23,11 @@ class MicroBatches:
 
     Args:
         batch: images at a time, to begin with.
+        steps: in what precision; float32 unless given.
     """
 
-    def __init__(self, batch: int) -> None:
-        self._size = batch
+    def __init__(self, batch: int, steps: Steps | None = None) -> None:
+        self._size, self._steps = batch, steps or Steps()
         self.halved_to: int | None = None
 
     def gradient(self, suffix: nn.Module, x: Tensor, y: Tensor, largest_label: Tensor | None = None) -> float:
@@ -63,17 +66,12 @@ class MicroBatches:
     def _in_parts(self, suffix: nn.Module, x: Tensor, y: Tensor, largest_label: Tensor | None) -> float:
         value = 0.0
         for inputs, labels in zip(x.split(self._size), y.split(self._size), strict=True):
-            logits = suffix(inputs)
+            logits = self._steps.scores(suffix, inputs)
             if largest_label is not None:
                 check_classes(largest_label, logits)
             loss = F.cross_entropy(logits, labels)
             if len(inputs) < len(x):
                 loss = loss * (len(inputs) / len(x))
-            loss.backward()
+            self._steps.backward(loss)
             value += loss.item()
         return value
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error says that memory is short: the accelerator's, or this machine's."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import scipy.linalg
@@ -28,6 +29,7 @@ def fit_head(
     labels: Int[np.ndarray, " n"],
     rows: Int[np.ndarray, " k"],
     recipe: Recipe,
+    watch: Callable[[int], None] | None = None,
 ) -> Fit:
     """Fit multinomial logistic regression to its optimum, in float64, and write it into the head.
 
@@ -45,6 +47,7 @@ def fit_head(
         labels: class numbers.
         rows: training rows.
         recipe: only `l2` counts.
+        watch: called at zero weights with 0 and after each step of L-BFGS with their number, as the head holds them.
 
     Returns:
         status "ok" once the norm of the objective's gradient in W and b is at most 1e-8 times max(1, its norm at
@@ -61,7 +64,13 @@ def fit_head(
     if head.bias is not None:
         x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
     problem = _Problem(x, y, head.out_features, recipe.l2 / len(rows))
-    weights, trace, passes = problem.solve()
+
+    def put(step: int, weights: np.ndarray) -> None:
+        _store(head, weights)
+        assert watch is not None
+        watch(step)
+
+    weights, trace, passes = problem.solve(put if watch is not None else None)
     norm = float(np.linalg.norm(problem.gradient(weights)))
     reached = norm <= problem.tolerance
     _store(head, weights)
@@ -93,7 +102,8 @@ def _store(head: nn.Linear, weights: Float[np.ndarray, "C p"]) -> None:
 @torch.no_grad()
 def _scores(head: nn.Linear, x: Float[np.ndarray, "k d"], y: Int[np.ndarray, " k"]) -> Scores:
     # By the head as it is now, rounded to its own precision, so that they are the stored weights' losses.
-    return as_scores([losses_of(head(torch.from_numpy(x).to(head.weight)), torch.from_numpy(y))])
+    at = head.weight.device
+    return as_scores([losses_of(head(torch.from_numpy(x).to(head.weight)), torch.from_numpy(y).to(at))])
 
 
 class _Problem:
@@ -122,14 +132,20 @@ class _Problem:
         p = np.exp(log_softmax(self.x @ weights.T, axis=1))
         return (p - self.targets).T @ self.x / len(self.x) + self.penalty * weights
 
-    def solve(self) -> tuple[Float[np.ndarray, "C p"], list[TracePoint], int]:
-        """Weights at the optimum, the history, and the number of passes over the inputs."""
+    def solve(
+        self, put: Callable[[int, np.ndarray], None] | None = None
+    ) -> tuple[Float[np.ndarray, "C p"], list[TracePoint], int]:
+        """Weights at the optimum, the history, and the number of passes over the inputs; `put` is shown each step."""
         trace: list[TracePoint] = []
+        rank = len(self.scale)
 
         def note(intermediate_result: scipy.optimize.OptimizeResult) -> None:
             trace.append(TracePoint(step=len(trace), loss=float(intermediate_result.fun), learning_rate=0.0))
+            if put is not None:
+                put(len(trace), self._back(intermediate_result.x))
 
-        rank = len(self.scale)
+        if put is not None:
+            put(0, self._back(np.zeros(self.classes * rank)))
         found = scipy.optimize.minimize(
             self._value_and_gradient,
             np.zeros(self.classes * rank),
@@ -144,7 +160,11 @@ class _Problem:
             },
         )
         z = self._polish(found.x.reshape(self.classes, rank))
-        return (z * self.scale) @ self.basis.T, trace, self.passes
+        return self._back(z), trace, self.passes
+
+    def _back(self, z: np.ndarray) -> Float[np.ndarray, "C p"]:
+        """Return the weights in the original coordinates."""
+        return (z.reshape(self.classes, -1) * self.scale) @ self.basis.T
 
     def _value_and_gradient(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
         self.passes += 1

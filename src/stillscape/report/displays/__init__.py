@@ -12,17 +12,21 @@ from stillscape.report.displays.settling import (
     SurfaceDifferenceDisplay,
     WeightPathDisplay,
 )
+from stillscape.report.displays.spectrum import BlockShareDisplay, EffectiveRankDisplay, SpectrumDisplay
 from stillscape.report.displays.surface_evidence import SurfaceEvidenceDisplay
 
 __all__ = [
+    "BlockShareDisplay",
     "ClassGainDisplay",
     "ComparisonDisplay",
     "DataCurveDisplay",
+    "EffectiveRankDisplay",
     "HessianDisplay",
     "LossCurveDisplay",
     "LossDifferenceDisplay",
     "RetrainedAgainstFixedDisplay",
     "SettlingSurfaceDisplay",
+    "SpectrumDisplay",
     "SurfaceDifferenceDisplay",
     "SurfaceEvidenceDisplay",
     "WeightPathDisplay",

@@ -8,7 +8,7 @@ import numpy as np
 
 from stillscape.report import style, words
 from stillscape.report.displays.base import Display, Table
-from stillscape.report.landscape import NEXT_STEP, PLANE_NAMES, TO_WHOLE, Landscape, landscape_from
+from stillscape.report.landscape import NEXT_STEP, PLANE_NAMES, TO_WHOLE, Landscape, Trail, landscape_from
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -49,6 +49,17 @@ class _PlaneDisplay(Display):
         """
         return cls(*landscape_from(result, adapt, plane))
 
+    def ways(self) -> Table:
+        """Return where trainings led the weights, step by step, how far from the plane and from their start."""
+        at = self.landscape
+        header = ("images", "step", at.axes[0], at.axes[1], "distance from the plane", "distance from the start")
+        rows: list[tuple[Any, ...]] = [
+            (trail.k, str(step), *map(float, (*place, off, moved)))
+            for trail in at.trails
+            for step, place, off, moved in zip(trail.steps, trail.places, trail.off, trail.moved, strict=True)
+        ]
+        return header, rows
+
     def _panel(self, ax: "Axes", place: tuple[float, float, float, float], title: str) -> "Axes":
         panel = ax.inset_axes(place)
         panel.set_xticks([])
@@ -84,9 +95,10 @@ class SettlingSurfaceDisplay(_PlaneDisplay):
         return (
             f"Mean loss Lₖ of the first k held-out images, of {self.landscape.k[-1]:,} in one random order, over "
             "a plane through the weights w* trained at the largest size (cross). All panels share one scale; what lies "
-            "above it has its last color. Dots: weights trained on fewer images, as they lie in the plane. The surface "
-            "stands still for any model: this shows how many images it takes to see its shape, not how many to "
-            "train on."
+            "above it has its last color. Dots: weights trained on fewer images, as they lie in the plane. "
+            f"{_trails_said(self.landscape)}"
+            "The surface stands still for any model: this shows how many images it takes to see its shape, not how "
+            "many to train on."
         )
 
     def table(self) -> Table:
@@ -139,6 +151,7 @@ class SettlingSurfaceDisplay(_PlaneDisplay):
         levels = np.linspace(low**0.5, max(high, low + 1e-9) ** 0.5, _LEVELS + 1) ** 2
         width, height = (1 - _BAR_ROOM - 2 * _GAP) / 3, (1 - 2 * _TITLE - _GAP) / 2
         for n, i in enumerate(places):
+            # One shape tells all sizes: the surface changes from panel to panel, the ways of the weights don't.
             left, bottom = (n % 3) * (width + _GAP), (1 - n // 3) * (height + _TITLE + _GAP)
             panel = self._panel(ax, (left, bottom, width, height), f"k = {at.k[i]:,}")
             drawn = panel.contourf(
@@ -153,6 +166,9 @@ class SettlingSurfaceDisplay(_PlaneDisplay):
         colors.ax.set_yticklabels(names, fontsize=7)
         colors.outline.set_visible(False)
         bar.annotate("nats", (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points", fontsize=7.5)
+        for line, trail in zip(_TRAIL_LINES, at.trails, strict=False):
+            color = style.COLORS["vermillion"]
+            ax.plot([], [], color=color, linestyle=line, label=f"training on {trail.k:,} images")
 
 
 class SurfaceDifferenceDisplay(_PlaneDisplay):
@@ -244,8 +260,9 @@ class WeightPathDisplay(_PlaneDisplay):
         return (
             f"Weights trained on k images (dots, with k), on the surface over {at.k[-1]:,} held-out images, in nats. "
             "The plane holds the weights at the two largest sizes; the others are shown at the point that is nearest, "
-            f"and lie up to {words.number(off)} away from it: where two dots lie close, their weights need not."
-        )
+            f"and lie up to {words.number(off)} away from it: where two dots lie close, their weights need not. "
+            f"{_trails_said(at)}"
+        ).rstrip()
 
     def table(self) -> Table:
         """Return where the weights lie, how far from the plane, and the surface's height at the nearest point of it."""
@@ -265,6 +282,7 @@ class WeightPathDisplay(_PlaneDisplay):
             lines = ax.contour(at.first, at.second, surface.T, levels=levels[1:-1], colors=style.COLORS["muted"],
                                linewidths=0.6)  # fmt: skip
             ax.clabel(lines, np.asarray(lines.levels)[::2], fontsize=7, fmt=lambda level: words.number(level, 2))
+        draw_trails(ax, at, color="blue", linewidth=1.3, labels=True)
         xs, ys = [a for _, a, _, _ in at.way], [b for _, _, b, _ in at.way]
         ax.plot(xs, ys, color=style.COLORS["vermillion"], marker="o", label="weights trained on k images")
         for n, (k, a, b, _) in enumerate(at.way):  # above and below in turn, so that close ones stay apart
@@ -273,8 +291,33 @@ class WeightPathDisplay(_PlaneDisplay):
         ax.set_xlim(float(at.first[0]), float(at.first[-1]))
 
 
+_TRAIL_LINES: tuple[Any, ...] = ((0, (1, 1.2)), (0, (4, 1.6)), "solid")
+
+
+def draw_trails(panel: "Axes", at: Landscape, *, color: str, linewidth: float, labels: bool) -> None:
+    """Draw the ways on which trainings came to their weights; what lies beyond the plane's edge is cut off."""
+    for line, trail in zip(_TRAIL_LINES, at.trails, strict=False):
+        label = f"training on {trail.k:,} images" if labels else "_"
+        panel.plot(*trail.places.T, color=style.COLORS[color], linestyle=line, linewidth=linewidth, label=label)
+
+
+def _trails_said(at: Landscape) -> str:
+    """Return a sentence on the ways of trainings, with what the plane doesn't show of them; empty without any."""
+    if not at.trails:
+        return ""
+    outside = "; what lies beyond the edge is cut off" if any(beyond(at, trail).any() for trail in at.trails) else ""
+    return f"Lines: how training moved the weights; {at.hidden()}{outside}. "
+
+
+def beyond(at: Landscape, trail: Trail) -> np.ndarray:
+    """Tell which places of a training's way lie beyond the edge of the plane that is drawn."""
+    ends = np.array([[at.first[0], at.second[0]], [at.first[-1], at.second[-1]]])
+    return ((trail.places < ends[0]) | (trail.places > ends[1])).any(1)
+
+
 def draw_way(panel: "Axes", at: Landscape) -> None:
     """Draw the weights trained on fewer images as dots, and w* as a cross."""
+    draw_trails(panel, at, color="vermillion", linewidth=0.8, labels=False)
     *before, star = at.way
     edge: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.5}
     panel.plot([a for _, a, _, _ in before], [b for _, _, b, _ in before], marker="o", markersize=2.6,
