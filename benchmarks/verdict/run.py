@@ -21,7 +21,7 @@ from cases import Case, cases_of, file_hash, read_benchmark, read_sweeps, synthe
 from ours import Ours
 from rivals import RIVALS
 from scipy.stats import wilcoxon
-from scoring import Answer, score_all
+from scoring import Answer, mean_interval, score_all
 
 HERE = Path(__file__).parent
 LEFT_OUT = HERE / "left_out.json"
@@ -59,14 +59,14 @@ def compare(rows: pd.DataFrame) -> list[dict]:
         wide = part.pivot_table(index=keys, columns="estimator", values="log_interval_score")
         for rival in wide.columns.drop(OURS):
             difference = (wide[OURS] - wide[rival]).groupby(["dataset", "curve"]).mean()
-            by_dataset = difference.groupby("dataset").agg(["sum", "count"]).to_numpy()
-            low, high = np.exp(drawn(np.column_stack([difference, np.ones(difference.size)])))
-            low_of_datasets, high_of_datasets = np.exp(drawn(by_dataset))
+            datasets = difference.index.get_level_values("dataset")
+            low, high = np.exp(mean_interval(difference.to_numpy(), np.arange(difference.size)))
+            low_of_datasets, high_of_datasets = np.exp(mean_interval(difference.to_numpy(), datasets))
             found.append(
                 {
                     "domain": domain, "few": bool(few), "rival": rival, "curves": difference.size,
                     "interval_score_ratio": float(np.exp(difference.mean())), "ratio_low": low, "ratio_high": high,
-                    "datasets": len(by_dataset), "ratio_low_of_datasets": low_of_datasets,
+                    "datasets": datasets.nunique(), "ratio_low_of_datasets": low_of_datasets,
                     "ratio_high_of_datasets": high_of_datasets,
                     "wilcoxon_p": float(wilcoxon(difference).pvalue) if difference.size > 5 else None,
                 }
@@ -80,18 +80,11 @@ def coverage(rows: pd.DataFrame) -> list[dict]:
     for (domain, few, horizon), part in rows[rows.estimator == OURS].groupby(["domain", "few", "horizon"]):
         row = {"domain": domain, "few": bool(few), "horizon": int(horizon), "datasets": part.dataset.nunique()}
         for name in ("covered", "size_covered"):
-            known = part.dropna(subset=[name]).groupby("dataset")[name].agg(["sum", "count"]).to_numpy()
-            row[name] = float(known[:, 0].sum() / known[:, 1].sum())
-            row[f"{name}_low"], row[f"{name}_high"] = drawn(known)
+            known = part.dropna(subset=[name])
+            row[name] = float(known[name].mean())
+            row[f"{name}_low"], row[f"{name}_high"] = mean_interval(known[name].to_numpy(), known.dataset.to_numpy())
         found.append(row)
     return found
-
-
-def drawn(groups: np.ndarray, seed: int = 0) -> list[float]:
-    """Return the 90 % bootstrap interval of a mean over groups that are drawn whole, from their (sum, count)."""
-    chosen = np.random.default_rng(seed).integers(len(groups), size=(2000, len(groups)))
-    total = groups[chosen].sum(axis=1)
-    return np.quantile(total[:, 0] / total[:, 1], [0.05, 0.95]).tolist()
 
 
 def main() -> None:

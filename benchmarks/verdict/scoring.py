@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from cases import Case
 
+DRAWS = 2000
 NEVER = 1e4  # times the largest size seen: an end that is infinite is charged as this
 
 
@@ -72,3 +73,15 @@ def _interval_score(low: np.ndarray, high: np.ndarray, truth: np.ndarray, weight
 def score_all(estimator: Estimator, cases: list[Case], level: float = 0.9) -> pd.DataFrame:
     """Return the figures of every case."""
     return pd.DataFrame([score(case, estimator(case, level), level) for case in cases])
+
+
+def mean_interval(values: np.ndarray, clusters: np.ndarray, level: float = 0.9) -> list[float]:
+    """Return the interval of a mean by a bootstrap over clusters, which are drawn whole: what is in one goes together.
+
+    >>> mean_interval(np.array([0.0, 0.0, 1.0, 1.0]), np.array(["a", "a", "b", "b"]))
+    [0.0, 1.0]
+    """
+    generator, names = np.random.default_rng(0), np.unique(clusters)
+    sums = np.array([[values[clusters == name].sum(), np.sum(clusters == name)] for name in names])
+    drawn = sums[generator.integers(names.size, size=(DRAWS, names.size))].sum(axis=1)
+    return np.quantile(drawn[:, 0] / drawn[:, 1], [(1 - level) / 2, (1 + level) / 2]).tolist()

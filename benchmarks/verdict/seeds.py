@@ -73,10 +73,10 @@ def row_of(case: Case, answer, against: str, seed: int) -> dict:
 
 def main() -> None:
     """Measure, print and write."""
-    table = pd.concat([pd.read_parquet(path) for path in TABLES])
-    seeded = set(pd.read_parquet(TABLES[1]).task)
+    first, second = (pd.read_parquet(path) for path in TABLES)
+    table = pd.concat([first[first.task.isin(second.task)], second])
     tasks, rows = {}, []
-    for task, part in table[table.task.isin(seeded)].groupby("task"):
+    for task, part in table.groupby("task"):
         sizes, values = accuracies(part)
         tasks[task] = {"orders": values.shape[1]} | spread(values)
         rows += crossed(task, sizes, values)

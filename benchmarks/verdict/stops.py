@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from cases import file_hash
 from coarse import COARSE_TASKS
+from scoring import mean_interval
 from stop_rules import LOSES_LITTLE, RULES, RULES_TO_THE_END, Rule, Sweep, forget
 from sweeps import CURVES, RUNS, SPLIT, TASKS
 
@@ -32,7 +33,7 @@ HERE = Path(__file__).parent
 LEAST_SEEN = 5  # sizes before any rule may speak
 IN_MOST = 0.9
 FLAT = 0.5  # of the compute: where foresight needs no more, a curve is called flat
-LEVEL, DRAWS = 0.9, 2000
+LEVEL = 0.9
 
 
 @dataclass(frozen=True)
@@ -89,23 +90,26 @@ def export(study: Study) -> None:
 
 def cells_of(tasks: Sequence[Any]) -> list[dict[str, Any]]:
     """Return a row for each cell."""
-    rows = []
-    for task in tasks:
-        store = Store(RUNS / task.name)
-        before: dict[tuple[int, int], tuple[int, np.ndarray]] = {}
-        records = [store.record(path.parent.name) | {"key": path.parent.name} for path in _records(store)]
-        for record in sorted(records, key=lambda one: one["cell"]["k"]):
-            if record["status"] != "ok":
-                continue
-            cell, table = record["cell"], store.losses(record["key"])
-            chosen = np.flatnonzero(table["role"] == "heldout")
-            chosen = chosen[np.argsort(table["sample"][chosen])]
-            losses, named = table["loss"][chosen], table["probabilities"][chosen].argmax(axis=1)
-            place = (cell["permutation"], cell["seed"])
-            agreement = float(np.mean(named == before[place][1])) if place in before else 0.0
-            before[place] = (cell["k"], named)
-            mad = float(np.abs(losses - losses.mean()).mean())
-            rows.append({"task": task.name, **cell, "mad": mad, "agreement": agreement})
+    return [{"task": task.name} | row for task in tasks for row in cells_in(RUNS / task.name)]
+
+
+def cells_in(folder: Path) -> list[dict[str, Any]]:
+    """Return a row for each cell of a run."""
+    store, rows = Store(folder), []
+    before: dict[tuple[int, int], tuple[int, np.ndarray]] = {}
+    records = [store.record(path.parent.name) | {"key": path.parent.name} for path in _records(store)]
+    for record in sorted(records, key=lambda one: one["cell"]["k"]):
+        if record["status"] != "ok":
+            continue
+        cell, table = record["cell"], store.losses(record["key"])
+        chosen = np.flatnonzero(table["role"] == "heldout")
+        chosen = chosen[np.argsort(table["sample"][chosen])]
+        losses, named = table["loss"][chosen], table["probabilities"][chosen].argmax(axis=1)
+        place = (cell["permutation"], cell["seed"])
+        agreement = float(np.mean(named == before[place][1])) if place in before else 0.0
+        before[place] = (cell["k"], named)
+        mad = float(np.abs(losses - losses.mean()).mean())
+        rows.append({**cell, "mad": mad, "agreement": agreement})
     return rows
 
 
@@ -209,14 +213,6 @@ def table_of(sweeps: list[Sweep], places: list[int], look: float) -> pd.DataFram
         row = {"task": sweep.name, "cluster": sweep.cluster, "regret": regret, "little": little}
         rows.append(row | shares | {"stopped_at": int(sweep.sizes[at])})
     return pd.DataFrame(rows)
-
-
-def mean_interval(values: np.ndarray, clusters: np.ndarray) -> list[float]:
-    """Return the interval of a mean by a bootstrap over clusters: tasks of one question go together."""
-    generator, names = np.random.default_rng(0), np.unique(clusters)
-    sums = np.array([[values[clusters == name].sum(), np.sum(clusters == name)] for name in names])
-    drawn = sums[generator.integers(names.size, size=(DRAWS, names.size))].sum(axis=1)
-    return np.quantile(drawn[:, 0] / drawn[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
 
 
 def summary(table: pd.DataFrame, bases: dict[str, pd.DataFrame]) -> dict[str, Any]:

@@ -6,13 +6,15 @@
 `coarse` in place of `sixteen`: the heads on coarse questions.
 
 For each task and size k the remaining gain is the held-out loss at k less that at the largest size. Each quantity
-is measured at the weights of size k, without a look at anything larger. Beside its rank correlation with the remaining
-gain stands the partial one, given what the forecast expects from the sizes up to k: only that says whether it adds
-something. Intervals are of a bootstrap over questions, which several tasks may share.
-The null, the fixed surface's MAD / k, stands among them.
+is measured at the weights of size k, without a look at anything larger; the moving optimum looks back, from the k at
+hand to the weights trained on half of them. For that a run of three sizes, k/2, k/sqrt(2) and k, is trained here.
+Beside its rank correlation with the remaining gain stands the partial one, given what the forecast expects from the
+sizes up to k: only that says whether it adds something. Intervals are of a bootstrap over questions, which several
+tasks may share. The null, the fixed surface's MAD / k, stands among them.
 """
 
 import argparse
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ import numpy as np
 import pandas as pd
 from cases import file_hash
 from scipy.stats import rankdata
-from stops import STUDIES, Study
-from sweeps import CURVES, RUNS
+from stops import STUDIES, cells_in
+from sweeps import CURVES, RUNS, WORK, claimed
+from sweeps import measure as train
 
 from stillscape.experiments import measure_evidence
 from stillscape.sufficiency import forecast
@@ -30,15 +33,27 @@ from stillscape.sufficiency import forecast
 HERE = Path(__file__).parent
 RESULTS = HERE / "surface.json"
 TABLES = {"sixteen": CURVES / "surface.parquet", "coarse": CURVES / "coarse_surface.parquet"}
+CURVES_OF = {
+    "sixteen": [CURVES / "curves.parquet", CURVES / "later.parquet"],
+    "coarse": [CURVES / "coarse_development.parquet", CURVES / "coarse_held_out.parquet"],
+}
 SHARES = (4, 8)  # of the largest size
-IMAGES = 48
+IMAGES, IMAGES_SLOW = 48, 16
+COLUMNS = ["task", "k", "quantity", "value"]
+#: A quantity by which one sees that a part was measured.
+GIVES = {
+    "head": "next_doubling_gain",
+    "takeuchi": "takeuchi_gain",
+    "split_half": "split_half_hessian",
+    "moving_optimum": "moving_optimum",
+}
 DRAWS, LEVEL = 2000, 0.9
 FEWEST = 6  # tasks; under so many a rank correlation says nothing
 #: What a correlation is partial to: nothing, the forecast, and the forecast beside the null.
 GIVEN = {"correlation": (), "partial": ("expected",), "partial_given_the_null_too": ("expected", "mad_over_k")}
 QUANTITIES = (
     "takeuchi_gain", "optimism_gain", "next_doubling_gain", "optimism_gap", "effective_dimension",
-    "leave_one_out_gap", "split_half_hessian", "split_half_gradient", "mad_over_k",
+    "leave_one_out_gap", "split_half_hessian", "split_half_gradient", "moving_optimum", "mad_over_k",
 )  # fmt: skip
 
 
@@ -51,36 +66,65 @@ def sizes_of(task: Any) -> list[int]:
 def parts_of(task: Any, kind: str) -> list[str]:
     """Return what is measured; of coarse questions the heads only, and of the ViT-S no halves: both are dear."""
     if task.adapt == "head":
-        return ["head", "split_half"]
+        return ["head", "split_half", "moving_optimum"]
     if kind == "coarse":
         return []
-    return ["takeuchi"] if task.model == "vit-s" else ["takeuchi", "split_half"]
+    halves = ["split_half"] if task.model == "bundled" else []
+    return ["takeuchi", *halves, "moving_optimum"]
+
+
+def trained_to(task: Any, k: int) -> Path:
+    """Return the folder of a run that ends at k, with the two sizes before it; trains what it lacks."""
+    plan = task.plan()
+    at = plan.sizes.index(k)
+    folder = RUNS / f"{task.name}_to_{k}"
+    train(task, plan.model_copy(update={"sizes": plan.sizes[at - 2 : at + 1]}), folder, frozen=task.frozen)
+    return folder
+
+
+def quantities_of(task: Any, k: int, parts: list[str]) -> pd.DataFrame:
+    """Return means over orders; the moving optimum is that of the weights of half the size at hand."""
+    folder = trained_to(task, k)
+    half = task.sizes[task.sizes.index(k) - 2]
+    found = []
+    for part in parts:
+        size = half if part == "moving_optimum" else k
+        found += measure_evidence(folder, sizes=[size], parts=[part], images=IMAGES_SLOW if task.slow else IMAGES)
+    found += [{"quantity": "mad_over_k", "value": row["mad"] / k} for row in cells_in(folder) if row["k"] == k]
+    means = pd.DataFrame(found).groupby("quantity", as_index=False).value.mean()
+    return means.assign(task=task.name, k=k)[COLUMNS]
 
 
 def measure(kind: str, chosen: list[str]) -> None:
-    """Measure what is missing, and write a row for each task, size and quantity: means over orders."""
+    """Measure what is missing, and add a row for each task, size and quantity to the table."""
     path = TABLES[kind]
     for task in STUDIES[kind].tasks:
-        folder, parts = RUNS / task.name, parts_of(task, kind)
-        known = pd.read_parquet(path) if path.is_file() else pd.DataFrame(columns=["task", "k", "quantity", "value"])
-        wanted = (folder / "done.json").is_file() and parts and task.name not in set(known.task)
-        if not wanted or (chosen and not any(word in task.name for word in chosen)):
+        if chosen and not any(word in task.name for word in chosen):
             continue
-        found = pd.DataFrame(measure_evidence(folder, sizes=sizes_of(task), parts=parts, images=IMAGES))
-        means = found.groupby(["k", "quantity"], as_index=False).value.mean().assign(task=task.name)
-        table = pd.concat([known, means]) if len(known) else means
-        table[["task", "k", "quantity", "value"]].to_parquet(path, index=False, compression="zstd")
-        print(task.name, len(found), flush=True)
+        with claimed(RUNS / f"{task.name}_surface") as ours:
+            known = pd.read_parquet(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+            there = set(known[known.task == task.name].quantity)
+            parts = [part for part in parts_of(task, kind) if GIVES[part] not in there]
+            if not ours or not parts:
+                continue
+            found = pd.concat([quantities_of(task, k, parts) for k in sizes_of(task)])
+            add_rows(path, found)
+            print(task.name, parts, len(found), flush=True)
 
 
-def observations(study: Study, path: Path) -> pd.DataFrame:
+def add_rows(path: Path, rows: pd.DataFrame) -> None:
+    """Add rows to the table, while no other process does."""
+    with (WORK / f"{path.stem}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = [pd.read_parquet(path)] if path.is_file() else []
+        table = pd.concat([*known, rows]).drop_duplicates(["task", "k", "quantity"], keep="first")
+        table.to_parquet(path, index=False, compression="zstd")
+
+
+def observations(kind: str) -> pd.DataFrame:
     """Return a row for each task and size: remaining gain, what the forecast expects, and every quantity."""
-    curves, cells = (
-        pd.concat(map(pd.read_parquet, dict.fromkeys(paths)))
-        for paths in zip(study.files("development"), study.files("held_out"), strict=True)
-    )
-    wide, cells = pd.read_parquet(path), cells.groupby(["task", "k"])["mad"].mean()
-    wide = wide.pivot_table(index=["task", "k"], columns="quantity", values="value")
+    curves = pd.concat([pd.read_parquet(path) for path in CURVES_OF[kind]])
+    wide = pd.read_parquet(TABLES[kind]).pivot_table(index=["task", "k"], columns="quantity", values="value")
     rows = []
     for (name, k), quantities in wide.iterrows():
         of_task = curves[curves.task == name]
@@ -93,7 +137,7 @@ def observations(study: Study, path: Path) -> pd.DataFrame:
         if "alo_loss" in quantities:  # NaN where it is known for none
             quantities["leave_one_out_gap"] = quantities["alo_loss"] - float(of_task[of_task.k == k].train_loss.mean())
         row = {"task": name, "cluster": cluster, "k": k, "gain": at_k - float(losses.iloc[-1].mean())}
-        rows.append(row | {"expected": at_k - expected, "mad_over_k": cells[name, k] / k} | quantities.to_dict())
+        rows.append(row | {"expected": at_k - expected} | quantities.to_dict())
     return pd.DataFrame(rows)
 
 
@@ -113,8 +157,8 @@ def partial_rank_correlation(x: np.ndarray, y: np.ndarray, *given: np.ndarray) -
 def correlate() -> None:
     """Write every quantity's correlation and partial correlation, with intervals over questions."""
     record: dict[str, list[dict[str, Any]]] = {}
-    for kind, path in TABLES.items():
-        table, record[kind] = observations(STUDIES[kind], path), []
+    for kind in TABLES:
+        table, record[kind] = observations(kind), []
         for quantity in ("expected", *QUANTITIES):
             if quantity not in table:
                 continue
@@ -125,7 +169,8 @@ def correlate() -> None:
             counts = {"tasks": tasks, "questions": clusters, "points": len(part)}
             record[kind].append({"quantity": quantity} | counts | _figures(part, quantity))
             print(kind, record[kind][-1])
-    inputs = {path.name: file_hash(path) for path in TABLES.values()}
+    tables = [*TABLES.values(), *(path for paths in CURVES_OF.values() for path in paths)]
+    inputs = {path.name: file_hash(path) for path in tables}
     text = {"level": LEVEL, "images": IMAGES, "inputs_sha256": inputs, "quantities": record}
     RESULTS.write_text(json.dumps(text, indent=1) + "\n")
 

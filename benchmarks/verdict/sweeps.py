@@ -60,6 +60,7 @@ LIBRARY_COMMIT = {
     "second_seeds": "7bcbf00",
 }
 CONTROL_TRAINING, CONTROL_HELD_OUT = 400, 600
+DONE, SECOND_SEED_DONE = "done.json", "seeded.json"  # in a task's folder: orders and seeds that are measured
 # The bundled ViT was pre-trained on the other two.
 DATA = {"bundled": ("digits", "animal-mnist"), "vit-s": ("digits", "fashion-mnist", "animal-mnist", "mnist-5k")}
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
@@ -93,7 +94,17 @@ class Task:
         largest = 400 if self.slow else 800 if self.data == "digits" else 1600
         return [k for k in GRID if k <= largest]
 
-    def plan(self, repeats: int, seeds: int) -> Plan:
+    @property
+    def repeats(self) -> int:
+        """Orders: a head has one optimum, and is cheap."""
+        return 10 if self.adapt == "head" else 3 if self.slow else 5
+
+    @property
+    def frozen(self) -> Path:
+        """Where what the frozen part makes of the images may be shared by runs of this task."""
+        return RUNS / f"{self.name}.npy"
+
+    def plan(self, repeats: int | None = None, seeds: int = 1) -> Plan:
         """Return the plan; 600 images are held out where scoring is slow, else 797 digits or 2,000 of the others."""
         images = 1797 if self.data == "digits" else 4000
         held_out = 600 if self.slow else 797 if self.data == "digits" else 2000
@@ -102,7 +113,7 @@ class Task:
             model="bundled-vit" if self.model == "bundled" else str(WORK / self.model),
             adapt=[self.adapt],
             sizes=self.sizes,
-            repeats=repeats,
+            repeats=repeats or self.repeats,
             seeds=seeds,
             evaluation="holdout",
             held_out=held_out / images,
@@ -163,6 +174,7 @@ def measure(task: Any, plan: Plan, folder: Path, frozen: Path | None = None, fir
     if path.is_file() and make_plan(path).without_revisable() != plan.without_revisable():
         raise ValueError(f"{task.name} was measured by another plan; move its folder away")
     bench, images = set_up(plan, folder, Silent())
+    folder.mkdir(parents=True, exist_ok=True)
     path.write_text(plan.to_toml())
     write_json(folder / "provenance.json", circumstances(bench, 1))
     store = Store(folder)
@@ -184,33 +196,31 @@ def measure(task: Any, plan: Plan, folder: Path, frozen: Path | None = None, fir
     return len(cells), failed
 
 
+def measure_unless_done(task: Task, repeats: int, seeds: int, marker: str = DONE, first_seed: int = 0) -> None:
+    """Measure a task that no other process holds and whose marker doesn't say that so much is measured."""
+    folder = RUNS / task.name
+    with claimed(folder) as ours:
+        done, want = folder / marker, [repeats, seeds]
+        if not ours or (done.is_file() and json.loads(done.read_text()) >= want):
+            return
+        before = time.time()
+        count, failed = measure(task, task.plan(repeats, seeds), folder, first_seed=first_seed)
+        write_json(done, want)
+        spent = time.time() - before
+        print(f"{task.name} {repeats} x {seeds}: {count} cells, {failed} failed, {spent:.0f} s", flush=True)
+
+
 def run(chosen: list[str]) -> None:
-    """Measure every task that no other process holds, in the order of `rounds`."""
+    """Measure every task, in the order of `rounds`."""
     for task, repeats, seeds in rounds():
-        folder = RUNS / task.name
-        if chosen and not any(word in task.name for word in chosen):
-            continue
-        with claimed(folder) as ours:
-            done, want = folder / "done.json", [repeats, seeds]
-            if not ours or (done.is_file() and json.loads(done.read_text()) >= want):
-                continue
-            before = time.time()
-            count, failed = measure(task, task.plan(repeats, seeds), folder)
-            write_json(done, want)
-            spent = time.time() - before
-            print(f"{task.name} {repeats} x {seeds}: {count} cells, {failed} failed, {spent:.0f} s", flush=True)
+        if not chosen or any(word in task.name for word in chosen):
+            measure_unless_done(task, repeats, seeds)
 
 
 def second_seeds() -> None:
-    """Measure the trained tasks that no other process holds with their second training seed, and with no other."""
+    """Measure the trained tasks with their second training seed, and with no other."""
     for task in SEEDED:
-        folder = RUNS / task.name
-        with claimed(folder) as ours:
-            if ours and not (folder / "seeded.json").is_file():
-                before = time.time()
-                count, failed = measure(task, task.plan(5, 2), folder, first_seed=1)
-                write_json(folder / "seeded.json", [5, 2])
-                print(f"{task.name} seed 1: {count} cells, {failed} failed, {time.time() - before:.0f} s", flush=True)
+        measure_unless_done(task, task.repeats, 2, SECOND_SEED_DONE, first_seed=1)
 
 
 def rows_of(task: Any) -> tuple[list[dict[str, Any]], int]:
@@ -253,7 +263,8 @@ def export() -> None:
     later = [task for task in TASKS if task.slow and task.data in LATER]
     tables = {"curves": [task for task in TASKS if task not in later], "later": later, "second_seeds": SEEDED}
     for name, tasks in tables.items():
-        if all((RUNS / task.name / ("seeded.json" if tasks is SEEDED else "done.json")).is_file() for task in tasks):
+        marker = SECOND_SEED_DONE if tasks is SEEDED else DONE
+        if all((RUNS / task.name / marker).is_file() for task in tasks):
             export_tasks(tasks, name, facts)
 
 

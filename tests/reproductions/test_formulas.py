@@ -196,6 +196,15 @@ def test_scores_of_a_head_are_its_losses_on_held_out_images(features):
     assert mean_absolute_deviation(scored.losses) > 0
 
 
+def test_no_image_is_hit_by_one_of_several_classes_that_were_never_seen(features):
+    rows = np.flatnonzero(features.labels[:40] == 0)
+    mirrored = heads.Features(np.where(features.held[:, None], -features.x, features.x), features.labels, features.held)
+    scored = heads.by_squares(1.0)(mirrored, rows)
+    z = scored.head(torch.tensor(mirrored.x[features.held], dtype=torch.float64)).detach().numpy()
+    assert (z[:, 0] < z[:, 1]).sum() > 5  # there classes 1 and 2 have the highest score together
+    assert scored.hits.tolist() == ((features.labels[features.held] == 0) & (z[:, 0] > z[:, 1])).tolist()
+
+
 @pytest.mark.parametrize("order", [lambda f: diversity.skewed(f, 0.3, 1), lambda f: diversity.clustered(f, 5, 1)])
 def test_less_diverse_orders_lose_and_double_no_image(features, order):
     assert sorted(order(features)) == list(range(40))

@@ -113,8 +113,11 @@ def norms_of_new_and_mean(
 
 def _spectral(known: Known, remainder: Tensor, rank: int) -> tuple[float, float]:
     core = remainder @ known.overlap
+    # D is symmetric: what its core lacks in symmetry is rounding of the products, which may be all there is of it (a
+    # saturated softmax in float32).
+    noise = max(known.noise, float(torch.linalg.matrix_norm(core - core.mT, 2)))
     core = (core + core.mT) / 2
-    weights, vectors = _cut(core, rank, known.noise)
+    weights, vectors = _cut(core, rank, noise)
     rows = torch.cat([known.rows, vectors.mT @ remainder])
     values = torch.cat([known.values, weights])
     square, half = torch.linalg.eigh(rows @ known.gram @ rows.mT)
@@ -125,10 +128,11 @@ def _spectral(known: Known, remainder: Tensor, rank: int) -> tuple[float, float]
         return 0.0, 0.0
     # The eigenvector is a combination y of the rows: (rows' diag(values) rows) rows' y = value rows' y.
     eigenvector = rows.mT @ (values * (half @ eigenvectors[:, top]) / eigenvalues[top])
-    return float(eigenvalues[top].abs()), _unexplained(known, core, remainder, eigenvector, rank)
+    image = remainder @ known.gram @ eigenvector  # x'Dq
+    return float(eigenvalues[top].abs()), _unexplained(core, image, rank, noise)
 
 
-def _unexplained(known: Known, core: Tensor, remainder: Tensor, eigenvector: Tensor, rank: int) -> float:
+def _unexplained(core: Float[Tensor, "t t"], image: Float[Tensor, " t"], rank: int, noise: float) -> float:
     """Return the standard error of q'Rq, R being what neither E nor the remainder's approximation explain.
 
     Random vectors are left out in turn, group by group: those left out are independent of the approximation N that the
@@ -137,11 +141,10 @@ def _unexplained(known: Known, core: Tensor, remainder: Tensor, eigenvector: Ten
     t = len(core)
     groups = min(GROUPS, t)
     group = torch.arange(t) % groups
-    image = remainder @ known.gram @ eigenvector  # x'Dq
     square = 0.0
     for number in range(groups):
         kept, left = group != number, group == number
-        weights, vectors = _cut(core[kept][:, kept], rank, known.noise)
+        weights, vectors = _cut(core[kept][:, kept], rank, noise)
         predicted = core[left][:, kept] @ vectors @ (weights * (vectors.mT @ image[kept]))
         square += float((image[left] - predicted).square().sum())
     return (square / t) ** 0.5 / t**0.5

@@ -26,6 +26,7 @@ CHUNK_BYTES = 32 * 2**20  # what a chunk of samples may hold beside the result; 
 SUMMED_BYTES = 20 * 2**20  # the same for a mean, or a share of the result if that is more: larger products are faster
 SUMMED_SHARE = 6
 KEPT = 8  # traces that are remembered in a mean
+FEW = 16  # at so many matrices of each token no sample is tried for what it really holds
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,9 @@ class ExactHessian:
         self.num_samples, self.num_parameters = samples, self._layout.size
         self._kept: tuple[slice, Linearized] | None = None
         self._sample_bytes: tuple[int, int] | None = None
-        self._like = self._at(slice(0, 1)).middle  # what doesn't fit is said here, not at the first product
+        first = network(slice(0, 1))
+        self._like = first.layers.forward(first.inputs)
+        first.loss.expand(first.tail.forward(self._like))  # what doesn't fit is said here, not at the first product
 
     def dense(self, part: str = "full") -> Float[Tensor, "n P P"]:
         """Return the Hessian of every sample.
@@ -284,6 +287,10 @@ class ExactHessian:
 
     def _chunks(self, summed: bool = False) -> list[slice]:
         """Return the samples in parts of about the same size that fit the memory a chunk may hold."""
+        _, tokens, features = self._like.shape
+        widest = max(features, *(size for shape in self.shapes.values() for size in shape))
+        if summed and FEW * self.num_samples * tokens * widest**2 * self._like.element_size() <= SUMMED_BYTES:
+            return [slice(0, self.num_samples)]
         if self._sample_bytes is None:
             self._sample_bytes = _bytes(self._at(slice(0, 1)).sweep())
         while_summed, by_itself = self._sample_bytes

@@ -3,6 +3,8 @@
 One half of a symmetric matrix, diagonal included, is kept row by row: (0, 0), (0, 1), ..., (1, 1), (1, 2), ...
 """
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,8 +19,9 @@ def half_size(size: int) -> int:
     return size * (size + 1) // 2
 
 
+@lru_cache(maxsize=32)
 def places(size: int, device: torch.device | None = None) -> Int[Tensor, "size size"]:
-    """Return where in the half each entry of the whole is.
+    """Return where in the half each entry of the whole is; it is remembered, and so not to be written to.
 
     >>> places(3).tolist()
     [[0, 1, 2], [1, 3, 4], [2, 4, 5]]
@@ -44,9 +47,15 @@ def half_of(matrices: Float[Tensor, "N r r"], out: Float[Tensor, "N half"] | Non
     >>> half_of(torch.tensor([[[1, 2], [2, 3]]])).tolist()
     [[1, 2, 3]]
     """
-    size = matrices.shape[1]
-    rows, columns = torch.triu_indices(size, size, device=matrices.device)
-    return torch.gather(matrices.flatten(1), 1, (rows * size + columns).expand(len(matrices), -1), out=out)
+    kept = _kept(matrices.shape[1], matrices.device).expand(len(matrices), -1)
+    return torch.gather(matrices.flatten(1), 1, kept, out=out)
+
+
+@lru_cache(maxsize=32)
+def _kept(size: int, device: torch.device) -> Int[Tensor, " half"]:
+    """Return where in the flattened whole each entry of the half is; it is remembered, and so not to be written to."""
+    rows, columns = torch.triu_indices(size, size, device=device)
+    return rows * size + columns
 
 
 def unpacked(
