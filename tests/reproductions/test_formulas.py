@@ -198,7 +198,8 @@ def test_scores_of_a_head_are_its_losses_on_held_out_images(features):
 
 def test_no_image_is_hit_by_one_of_several_classes_that_were_never_seen(features):
     rows = np.flatnonzero(features.labels[:40] == 0)
-    mirrored = heads.Features(np.where(features.held[:, None], -features.x, features.x), features.labels, features.held)
+    far = np.where(features.held[:, None], -3 - features.x, 3 + features.x)
+    mirrored = heads.Features(far, features.labels, features.held)
     scored = heads.by_squares(1.0)(mirrored, rows)
     z = scored.head(torch.tensor(mirrored.x[features.held], dtype=torch.float64)).detach().numpy()
     assert (z[:, 0] < z[:, 1]).sum() > 5  # there classes 1 and 2 have the highest score together
