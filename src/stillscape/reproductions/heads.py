@@ -78,7 +78,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Scored:
-    """A trained head on held-out images: the losses that it was trained by, and where its one highest class is right."""
+    """A trained head on held-out images: the losses that it was trained by, where its one highest class is right."""
 
     losses: Float[np.ndarray, " scored"]
     hits: Bool[np.ndarray, " scored"]
