@@ -17,9 +17,9 @@ output. The same on a GPU where there is one.
 
 How near the arithmetic is to what a machine can do at all, counted by hand for the full sizes: with every symmetry that
 the closed form uses, the mean of the block takes about 46e9 floating-point operations in large products for 3 classes
-and 65e9 for 10 (of these 5.5e9 and 25e9 are F'F of the loss), the mean of the layer 0.17e9. What is left of the layer's mean
-is some eight hundred small operations, and of single samples mostly the traffic of 302 MB written once and half of it
-again.
+and 65e9 for 10 (of these 5.5e9 and 25e9 are F'F of the loss), the mean of the layer 0.17e9. What is left of the layer's
+mean is some eight hundred small operations, and of single samples mostly the traffic of 302 MB written once and half of
+it again.
 
 What comes out depends on the machine. `results.json` is of an Intel Xeon, where memory is slow to be handed out. On an
 AMD EPYC, whose cores do about 58e9 operations a second each in large products (two need at least 1.5 ms, 0.40 s and
