@@ -86,10 +86,10 @@ def quantities_of(task: Any, k: int, parts: list[str]) -> pd.DataFrame:
     """Return means over orders; the moving optimum is that of the weights of half the size at hand."""
     folder = trained_to(task, k)
     half = task.sizes[task.sizes.index(k) - 2]
+    images = IMAGES_SLOW if (task.model, task.adapt) == ("vit-s", "lora:4") else IMAGES
     found = []
     for part in parts:
-        size = half if part == "moving_optimum" else k
-        found += measure_evidence(folder, sizes=[size], parts=[part], images=IMAGES_SLOW if task.slow else IMAGES)
+        found += measure_evidence(folder, sizes=[half if part == "moving_optimum" else k], parts=[part], images=images)
     found += [{"quantity": "mad_over_k", "value": row["mad"] / k} for row in cells_in(folder) if row["k"] == k]
     means = pd.DataFrame(found).groupby("quantity", as_index=False).value.mean()
     return means.assign(task=task.name, k=k)[COLUMNS]
