@@ -16,6 +16,7 @@ from stillscape.curvature import (
     hessian_difference_curve,
 )
 from stillscape.curvature.graph import Graph
+from stillscape.curvature.remainder import Known, norms
 from tests.curvature.networks import CLASSES, DOUBLE, encoder, filled, hugging_face, logits_loss
 
 SAMPLES = 30
@@ -167,6 +168,16 @@ def test_orders_of_low_rank_in_float32():
     hessians = hv.sample_matmat(range(12), torch.eye(hv.num_parameters)).double()
     exact = truth(hessians, np.random.default_rng(0).permutation(12))
     np.testing.assert_allclose(found.spectral[0], exact["spectral"].numpy(), rtol=0.15)
+
+
+@pytest.mark.parametrize(("core", "spectral"), [([[1.0, 0.5], [0.5, 1.0]], 2.0), ([[1.0, 0.5], [-0.5, 1e-7]], 0.0)])
+def test_a_remainder_that_lacks_symmetry_is_rounding(core, spectral):
+    """D = C' inv(core) C; of the second core the symmetric part has an inverse of 1e7 that tells nothing."""
+    nothing, unit = torch.zeros(0, 2, dtype=DOUBLE), torch.eye(2, dtype=DOUBLE)
+    known = Known(unit, torch.tensor(core, dtype=DOUBLE), nothing, nothing[:, 0], unit, 0, 1e-7)
+    found = norms(known, rank=2)
+    assert found.spectral == pytest.approx(spectral)
+    assert found.frobenius == pytest.approx(1)  # a mean over random vectors, whatever the core
 
 
 def test_squared_loss_of_a_head():
