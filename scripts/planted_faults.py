@@ -191,9 +191,10 @@ FAULTS = (
     Fault("block below the diagonal not transposed", "hessian/layout.py",
           "return block.permute(0, 3, 4, 1, 2)", "return block", (BLOCK_TESTS,)),
     Fault("mean below the diagonal not transposed", "hessian/layout.py",
-          "own.triu(1).mT", "own.triu(1)", (LAYER_TESTS,)),
-    Fault("tile below the diagonal not transposed", "hessian/layout.py",
-          "out[:, rows, columns].mT", "out[:, rows, columns]", (f"{SAME}::test_mean_of_more_parameters_than_a_tile",)),
+          "own.triu_().add_(above_it.mT)", "own.triu_().add_(above_it)", (LAYER_TESTS,)),
+    Fault("rows below the diagonal in the wrong order", "hessian/layout.py",
+          "out[:, rows, behind].mT", "out[:, rows, behind].mT.flip(1)",
+          (f"{SAME}::test_mean_of_more_parameters_than_a_tile",)),
     # ---- bounds
     Fault("1/k for 1/(k + 1), one size", "bounds/loss_difference.py",
           '_checks.at_least("k", int(k), 1) + 1)', '_checks.at_least("k", int(k), 1))',
